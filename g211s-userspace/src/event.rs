@@ -1,0 +1,100 @@
+//! Bytes from the ring buffer (or a recording) → [`Event`]. Total: any input gives an event or an
+//! error, never a panic. Must not know where the bytes came from.
+
+use g211s_ebpf::event::{
+    EventKind, Header, Life, LifeEvent, ProbeEvent, Site, SliceEvent, ThreadEvent, ThreadState,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// One event of the kernel side, checked: its kind and enumerations are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A thread changed its scheduler state.
+    Thread(ThreadEvent),
+    /// Who ran on a CPU.
+    Slice(SliceEvent),
+    /// A probe in the Go runtime was hit.
+    Probe(ProbeEvent),
+    /// A thread was born or died, or the target exec'd.
+    Life(LifeEvent),
+}
+
+/// Why bytes are not an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Fewer or more bytes than the kind has.
+    #[error("an event of kind {kind} has {got} bytes")]
+    Length {
+        /// The kind's number.
+        kind: u8,
+        /// Bytes given.
+        got: usize,
+    },
+    /// No event has this kind.
+    #[error("no event has kind {0}")]
+    Kind(u8),
+    /// A field holds a number that its enumeration does not have.
+    #[error("field `{field}` holds {value}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What it holds.
+        value: u32,
+    },
+}
+
+impl Event {
+    /// Decodes one event.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the bytes are not exactly one event of a known kind.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let short =
+            || DecodeError::Length { kind: bytes.get(8).copied().unwrap_or(0), got: bytes.len() };
+        let (header, _) = Header::read_from_prefix(bytes).map_err(|_| short())?;
+        let field = |field, value| DecodeError::Field { field, value };
+        match EventKind::from_u8(header.kind).ok_or(DecodeError::Kind(header.kind))? {
+            EventKind::Thread => {
+                let e = exact::<ThreadEvent>(bytes).ok_or_else(short)?;
+                ThreadState::from_u8(e.from).ok_or_else(|| field("from", e.from.into()))?;
+                ThreadState::from_u8(e.to).ok_or_else(|| field("to", e.to.into()))?;
+                Ok(Self::Thread(e))
+            }
+            EventKind::Slice => exact(bytes).map(Self::Slice).ok_or_else(short),
+            EventKind::Probe => {
+                let e = exact::<ProbeEvent>(bytes).ok_or_else(short)?;
+                Site::from_u32(e.site).ok_or_else(|| field("site", e.site))?;
+                Ok(Self::Probe(e))
+            }
+            EventKind::Life => {
+                let e = exact::<LifeEvent>(bytes).ok_or_else(short)?;
+                Life::from_u32(e.what).ok_or_else(|| field("what", e.what))?;
+                Ok(Self::Life(e))
+            }
+        }
+    }
+
+    /// The event's bytes, as [`Event::decode`] takes them.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Thread(e) => e.as_bytes(),
+            Self::Slice(e) => e.as_bytes(),
+            Self::Probe(e) => e.as_bytes(),
+            Self::Life(e) => e.as_bytes(),
+        }
+    }
+
+    /// The common header.
+    pub fn header(&self) -> &Header {
+        match self {
+            Self::Thread(e) => &e.header,
+            Self::Slice(e) => &e.header,
+            Self::Probe(e) => &e.header,
+            Self::Life(e) => &e.header,
+        }
+    }
+}
+
+fn exact<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> Option<T> {
+    T::read_from_bytes(bytes).ok()
+}

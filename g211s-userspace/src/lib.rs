@@ -1,0 +1,4 @@
+//! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
+
+pub mod event;
+pub mod record;

@@ -1,0 +1,2 @@
+//! The `g211s` command.
+fn main() {}

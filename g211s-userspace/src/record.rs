@@ -1,0 +1,309 @@
+//! What a run consists of, as a stream: the only input of `model`, `analysis` and `report`. Live
+//! runs and recordings produce the same stream, so the same report. Must not know files or BPF.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+
+/// One item of a run's stream. A run is `Start`, then any of the others, then (unless it was cut
+/// off) `End`.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// What was watched, how and where. First, and once.
+    Start(Box<RunStart>),
+    /// An event of the kernel side, in the order it was drained (see `order`).
+    Event(Event),
+    /// Counters of one target, every [`Settings::interval_ns`].
+    Interval(Box<Interval>),
+    /// Histograms of one target, cumulative; the last one of a target counts.
+    Hists(Box<Hists>),
+    /// A process that is not a target and was seen on a CPU that a target's thread waited for.
+    Process(Box<ProcessInfo>),
+    /// A target's thread → its M, where known.
+    Thread(Box<ThreadInfo>),
+    /// Something the user must know (a probe refused, a target that exited …), when it happened.
+    Notice(Box<Notice>),
+    /// How the run ended. Last, and once; missing if the recorder was killed.
+    End(Box<RunEnd>),
+}
+
+/// The head of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunStart {
+    /// Version of g211s that recorded.
+    pub g211s_version: String,
+    /// Monotonic time at which every probe was attached, ns: the window begins.
+    pub start_ns: u64,
+    /// Wall-clock time at `start_ns`, ns since 1970 (UTC).
+    pub wall_ns: u64,
+    /// The machine.
+    pub host: Host,
+    /// How it was watched.
+    pub settings: Settings,
+    /// Who was watched; the index is `Header::target`.
+    pub targets: Vec<Target>,
+}
+
+/// The machine a run was made on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// `uname -r`.
+    pub kernel: String,
+    /// `uname -m`.
+    pub arch: String,
+    /// Host name.
+    pub hostname: String,
+    /// CPUs online.
+    pub cpus: u32,
+    /// `CONFIG_HZ`-like tick where known, else 0.
+    pub clock_tick_hz: u32,
+}
+
+/// How a run was made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Delays of at least this are sent one by one, and pauses of at least this are printed live.
+    pub threshold_ns: u64,
+    /// Every scheduler transition was sent.
+    pub full: bool,
+    /// Time between `Interval` records, ns.
+    pub interval_ns: u64,
+    /// Size of the ring buffer, bytes.
+    pub ring_bytes: u64,
+    /// g211s's own process, so that it can be named when it is in the way.
+    pub observer_pid: u32,
+}
+
+/// A watched process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// As given on the command line (the caller's PID namespace).
+    pub pid: u32,
+    /// As the kernel side sees it (initial PID namespace).
+    pub tgid: u32,
+    /// `/proc/PID/comm`.
+    pub comm: String,
+    /// Path of the executable, in the target's own mount namespace.
+    pub exe: String,
+    /// `/proc/PID/cgroup`, the most specific path.
+    pub cgroup: String,
+    /// Go version as built in, e.g. `go1.27.3`.
+    pub go_version: String,
+    /// Main module's path, where built in.
+    pub module: Option<String>,
+    /// How it was linked, e.g. `["stripped", "pie"]`.
+    pub link_mode: Vec<String>,
+    /// Probes that were attached.
+    pub probes: Vec<AttachedProbe>,
+    /// What could not be had from this target, and why.
+    pub unavailable: Vec<Unavailable>,
+    /// CPUs it may run on, as `/proc/PID/status` writes them (`0-1`).
+    pub cpus_allowed: String,
+    /// Threads at attach.
+    pub threads: Vec<u32>,
+}
+
+/// A probe in the target's text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttachedProbe {
+    /// What it is for, e.g. `stw_stop`.
+    pub site: String,
+    /// Number of the `Site`.
+    pub site_id: u32,
+    /// Function it sits in.
+    pub function: String,
+    /// Offset of the instruction within the function.
+    pub function_offset: u64,
+    /// Offset in the file, as given to the kernel.
+    pub file_offset: u64,
+    /// The instruction, disassembled, e.g. `push rbp`.
+    pub instruction: String,
+    /// Whether the kernel emulates it (cheap) or single-steps it (dear).
+    pub emulated: bool,
+}
+
+/// A feature that does not work here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unavailable {
+    /// What, e.g. `stw_end`.
+    pub feature: String,
+    /// Why.
+    pub why: String,
+    /// What the user loses by it.
+    pub costs: String,
+}
+
+/// One target's kernel counters, cumulative since attach, summed over CPUs. All `_ns` in ns. The
+/// fields are those of `g211s_ebpf::counters::TargetCounters`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// When they were read.
+    pub ts_ns: u64,
+    /// Index of the target.
+    pub target: u8,
+    /// Wakeup → running.
+    pub woken: u64,
+    /// See `woken`.
+    pub woken_ns: u64,
+    /// Preempted → running.
+    pub preempted: u64,
+    /// See `preempted`.
+    pub preempted_ns: u64,
+    /// `sched_yield` → running.
+    pub yielded: u64,
+    /// See `yielded`.
+    pub yielded_ns: u64,
+    /// Stays on a CPU.
+    pub oncpu: u64,
+    /// See `oncpu`.
+    pub oncpu_ns: u64,
+    /// Polls with timeout 0.
+    pub epoll_nonblocking: u64,
+    /// Polls with another timeout.
+    pub epoll_blocking: u64,
+    /// Of those, the ones that slept.
+    pub epoll_slept: u64,
+    /// Time they slept.
+    pub epoll_slept_ns: u64,
+    /// Events returned by polls.
+    pub epoll_events: u64,
+    /// Blocking polls that returned none.
+    pub epoll_empty: u64,
+    /// Late wakes from a poll.
+    pub epoll_late: u64,
+    /// All woken → running time of threads woken from a poll.
+    pub epoll_late_ns: u64,
+    /// Stops of the world begun.
+    pub stw: u64,
+    /// GC cycles begun.
+    pub gc: u64,
+    /// Bytes of large allocations.
+    pub large_bytes: u64,
+    /// Probe hits, by `Site` number.
+    pub hits: Vec<u64>,
+}
+
+/// Histograms of one target, cumulative since attach, summed over CPUs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hists {
+    /// When they were read, ns.
+    pub ts_ns: u64,
+    /// Index of the target.
+    pub target: u8,
+    /// By `g211s_ebpf::hist::Hist` number.
+    pub hists: BTreeMap<u8, SparseHist>,
+}
+
+/// A histogram's filled buckets (`g211s_ebpf::hist::bucket_range` tells a bucket's values).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SparseHist {
+    /// Values.
+    pub count: u64,
+    /// Their sum, ns.
+    pub sum: u64,
+    /// The largest, ns.
+    pub max: u64,
+    /// (bucket, values), ascending, no zeros.
+    pub buckets: Vec<(u16, u64)>,
+}
+
+/// A process that got in a target's way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// Its tgid.
+    pub tgid: u32,
+    /// Its comm (of the process, not of one thread).
+    pub comm: String,
+    /// Its cgroup path.
+    pub cgroup: String,
+    /// Its command line's first words, at most 120 characters.
+    pub cmdline: String,
+}
+
+/// A target's thread and the M it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadInfo {
+    /// Index of the target.
+    pub target: u8,
+    /// The thread.
+    pub tid: u32,
+    /// `m.id`, where known.
+    pub m_id: Option<u64>,
+    /// `/proc/PID/task/TID/comm`.
+    pub comm: String,
+}
+
+/// A message to the user that belongs to the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// When, ns.
+    pub ts_ns: u64,
+    /// Index of the target it is about, if about one.
+    pub target: Option<u8>,
+    /// What to say.
+    pub text: String,
+}
+
+/// The tail of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// Monotonic time at which the window ended (before detaching), ns.
+    pub end_ns: u64,
+    /// Why: `duration`, `interrupt`, `terminate`, `target_exited`, `error`.
+    pub reason: String,
+    /// By class (`thread`, `slice`, `probe`, `life`): events the kernel side wanted to send.
+    pub produced: BTreeMap<String, u64>,
+    /// By class: events that found the ring full.
+    pub lost: BTreeMap<String, u64>,
+    /// By class: events that arrived.
+    pub received: BTreeMap<String, u64>,
+    /// Items from the ring that did not decode.
+    pub undecodable: u64,
+    /// Threads that did not fit the kernel's thread table.
+    pub threads_full: u64,
+    /// Scheduler switches on the host while attached.
+    pub host_switches: u64,
+    /// What the observation cost.
+    pub cost: Cost,
+}
+
+/// What an observation cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// CPU time of g211s during the window, ns.
+    pub agent_cpu_ns: u64,
+    /// g211s's largest resident set, bytes.
+    pub agent_max_rss_bytes: u64,
+    /// Time in BPF programs, by program, where `kernel.bpf_stats_enabled` was on.
+    pub bpf_programs: Vec<ProgramCost>,
+    /// Probe hits by target and site.
+    pub probe_hits: Vec<ProbeHits>,
+    /// Bytes that went through the ring buffer.
+    pub ring_bytes: u64,
+    /// How long attaching and detaching took, ns.
+    pub attach_ns: u64,
+}
+
+/// One BPF program's cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProgramCost {
+    /// The program's name.
+    pub name: String,
+    /// Runs; `None` where the kernel does not count.
+    pub runs: Option<u64>,
+    /// Time in it, ns; `None` where the kernel does not count.
+    pub run_ns: Option<u64>,
+}
+
+/// Hits of one probe.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProbeHits {
+    /// Index of the target.
+    pub target: u8,
+    /// Name of the site.
+    pub site: String,
+    /// Hits.
+    pub hits: u64,
+}
