@@ -19,6 +19,11 @@ pub struct TargetConfig {
     pub index: u32,
     /// `stwReason` number that begins a GC cycle (sweep termination).
     pub reason_sweep_term: u32,
+    /// Number of the `Site` at whose hit the window of a stop closes: the last edge that this
+    /// target's probes give.
+    pub close_site: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Value of the `THREADS` map (key: tid): the kernel side's notion of one thread.

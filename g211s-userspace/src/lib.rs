@@ -1,4 +1,6 @@
 //! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
 
+pub mod bpf;
+pub mod cli;
 pub mod event;
 pub mod record;

@@ -1,0 +1,96 @@
+//! Every map, with why it has its size. User space shrinks or grows those marked "resized".
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use g211s_ebpf::{
+    config::{MAX_CPUS, MAX_TARGETS, SLICE_HISTORY, TargetConfig, ThreadRecord},
+    counters::{LossCounters, TargetCounters},
+    hist::{HISTS, HistData},
+};
+
+/// One slot of a CPU's history.
+#[repr(C)]
+pub(crate) struct Slice {
+    pub(crate) start_ns: u64,
+    pub(crate) end_ns: u64,
+    pub(crate) tid: u32,
+    pub(crate) tgid: u32,
+    pub(crate) comm: [u64; 2],
+    /// 1: already sent.
+    pub(crate) sent: u32,
+    pub(crate) pad: u32,
+}
+
+/// Who ran on a CPU lately. Written by that CPU in `sched_switch` alone; another CPU
+/// reads it only when a waiting thread migrates away, and user space drops impossible slices.
+#[repr(C)]
+pub(crate) struct CpuState {
+    pub(crate) cur_since_ns: u64,
+    pub(crate) cur_tid: u32,
+    pub(crate) cur_tgid: u32,
+    /// Slices written so far; the next goes to `head % SLICE_HISTORY`.
+    pub(crate) head: u32,
+    pub(crate) pad: u32,
+    pub(crate) slices: [Slice; SLICE_HISTORY],
+}
+
+/// Where a target's Go runtime stands. Written by uprobes; stops of one target never overlap
+/// (`worldsema`), so there is one writer at a time. Readers on other CPUs may see it a
+/// moment late, which moves an event's class, never its times.
+#[repr(C)]
+pub(crate) struct TargetState {
+    pub(crate) stw_start_ns: u64,
+    pub(crate) last_stw_end_ns: u64,
+    pub(crate) gc_start_ns: u64,
+    pub(crate) last_gc_end_ns: u64,
+    /// Windows opened so far.
+    pub(crate) window: u32,
+    /// 1 while a window is open.
+    pub(crate) open: u32,
+    /// Stops begun so far.
+    pub(crate) stw: u32,
+    /// 1 while a GC cycle runs.
+    pub(crate) in_gc: u32,
+    /// 1 from `gcMarkTermination` until that stop ends.
+    pub(crate) terminating: u32,
+    pub(crate) pad: u32,
+}
+
+/// The events' way to user space. 8 MiB hold about 120,000 events: a second and more of the
+/// densest stream. Resized.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// tgid → target. Looked up twice per context switch, so it stays small.
+#[map]
+pub(crate) static TARGETS: HashMap<u32, TargetConfig> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+/// tid → what we know of a target's thread. Twice the 10,000 threads at which the Go runtime itself
+/// gives up, per target in the common case of one. Resized.
+#[map]
+pub(crate) static THREADS: HashMap<u32, ThreadRecord> = HashMap::with_max_entries(20_480, 0);
+
+/// CPU → its recent slices. A plain array: a migration needs another CPU's. Resized to the
+/// machine.
+#[map]
+pub(crate) static CPUS: Array<CpuState> = Array::with_max_entries(MAX_CPUS, 0);
+
+/// target → its runtime's state.
+#[map]
+pub(crate) static STATES: Array<TargetState> = Array::with_max_entries(MAX_TARGETS, 0);
+
+/// target → counters. Resized to the targets.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<TargetCounters> =
+    PerCpuArray::with_max_entries(MAX_TARGETS, 0);
+
+/// target × `HISTS` + hist → histogram, 9.5 KB each. Resized to the targets.
+#[map]
+pub(crate) static HISTOGRAMS: PerCpuArray<HistData> =
+    PerCpuArray::with_max_entries(MAX_TARGETS * HISTS as u32, 0);
+
+/// One entry: what became of the events.
+#[map]
+pub(crate) static LOSS: PerCpuArray<LossCounters> = PerCpuArray::with_max_entries(1, 0);

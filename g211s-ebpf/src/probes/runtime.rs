@@ -1,0 +1,122 @@
+//! The Go runtime: edges of stops and GC cycles, and the allocator's slow path. One program serves
+//! every edge; the attach cookie is the `Site`.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{
+        bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns,
+    },
+    macros::uprobe,
+    programs::ProbeContext,
+};
+use aya_log_ebpf::debug;
+use g211s_ebpf::event::{EventKind, Header, ProbeEvent, SITES, Site};
+
+use super::target;
+use crate::{maps::TargetState, send::send};
+
+// Offsets in the x86-64 `struct pt_regs` of the first five integer registers of Go's ABI
+// (Go: cmd/compile/abi-internal.md). Fixed, since the verifier refuses `ctx + variable`.
+const AX: usize = 10 * 8;
+const BX: usize = 5 * 8;
+const CX: usize = 11 * 8;
+const SI: usize = 13 * 8;
+const DI: usize = 14 * 8;
+
+#[inline(always)]
+fn reg<const OFFSET: usize>(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the context of a uprobe is the hit's `struct pt_regs`.
+    unsafe { core::ptr::read_volatile(ctx.as_ptr().cast::<u8>().add(OFFSET).cast()) }
+}
+
+/// Edges of stops and cycles: streamed.
+#[uprobe]
+pub(crate) fn go_edge(ctx: ProbeContext) -> u32 {
+    let id = bpf_get_current_pid_tgid();
+    let Some(t) = target::of((id >> 32) as u32) else { return 0 };
+    // SAFETY: helpers without preconditions.
+    let (now, cpu, site) = unsafe {
+        (bpf_ktime_get_ns(), bpf_get_smp_processor_id(), bpf_get_attach_cookie(ctx.as_ptr()))
+    };
+    let Some(ts) = target::state(t.index) else { return 0 };
+    let args = [reg::<AX>(&ctx), reg::<BX>(&ctx), reg::<CX>(&ctx), reg::<DI>(&ctx), reg::<SI>(&ctx)];
+    let begins = site == Site::StwStop as u64;
+    if begins {
+        ts.stw += 1;
+        ts.window += 1;
+        ts.stw_start_ns = now;
+        ts.open = 1;
+        let sweep_term = args[0] & 0xff == u64::from(t.reason_sweep_term);
+        if sweep_term {
+            ts.in_gc = 1;
+            ts.gc_start_ns = now;
+        }
+        if let Some(c) = target::counters(t.index) {
+            c.stw += 1;
+            c.gc += u64::from(sweep_term);
+        }
+    }
+    count(t.index, site);
+    let stw = ts.stw;
+    debug!(&ctx, "site {} stw {} ax {}", site, stw, args[0]);
+    send(
+        EventKind::Probe,
+        ProbeEvent {
+            header: Header {
+                ts_ns: now,
+                kind: EventKind::Probe as u8,
+                target: t.index as u8,
+                cpu: cpu as u16,
+                tid: id as u32,
+            },
+            site: site as u32,
+            stw,
+            args,
+        },
+    );
+    if !begins {
+        after(site, t.close_site, now, ts);
+    }
+    0
+}
+
+#[inline(always)]
+fn after(site: u64, close_site: u32, now: u64, ts: &mut TargetState) {
+    if site == Site::GcMarkTermination as u64 {
+        ts.terminating = 1;
+    }
+    if site == u64::from(close_site) && ts.open != 0 {
+        ts.open = 0;
+        ts.last_stw_end_ns = now;
+        if ts.terminating != 0 {
+            ts.terminating = 0;
+            ts.in_gc = 0;
+            ts.last_gc_end_ns = now;
+        }
+    }
+}
+
+#[inline(always)]
+fn count(index: u32, site: u64) {
+    if let Some(c) = target::counters(index)
+        && site < SITES as u64
+    {
+        c.hits[site as usize] += 1;
+    }
+}
+
+/// The allocator's slow path: counted, never streamed.
+#[uprobe]
+pub(crate) fn go_count(ctx: ProbeContext) -> u32 {
+    let id = bpf_get_current_pid_tgid();
+    let Some(t) = target::of((id >> 32) as u32) else { return 0 };
+    // SAFETY: a helper without preconditions.
+    let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    count(t.index, site);
+    if site == Site::McacheAllocLarge as u64
+        && let Some(c) = target::counters(t.index)
+    {
+        c.large_bytes += reg::<BX>(&ctx);
+    }
+    0
+}

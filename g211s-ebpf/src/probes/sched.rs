@@ -1,0 +1,562 @@
+//! The scheduler: every state change of a target's threads, the delays between them, and who had
+//! the CPU meanwhile. Must not know what a stop-the-world is beyond "a window is open".
+
+use aya_ebpf::{
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_task_pt_regs},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use g211s_ebpf::{
+    config::{SLICE_HISTORY, ThreadRecord},
+    event::{
+        EventKind, Header, Life, LifeEvent, NO_SYSCALL, NO_TARGET, SLICE_OPEN, SLICE_TRUNCATED,
+        SliceEvent, THREAD_CLOSES_WINDOW, THREAD_FULL, THREAD_IN_WINDOW, THREAD_OUTLIER,
+        ThreadEvent, ThreadState,
+    },
+    hist::Hist,
+};
+
+use super::target;
+use crate::{
+    globals,
+    maps::{CPUS, CpuState, Slice, THREADS, TargetState},
+    send::{loss, send},
+};
+
+/// `struct task_struct`, opaque: fields are read at offsets that user space resolved from BTF.
+type Task = *const u8;
+
+// include/linux/sched.h
+const TASK_INTERRUPTIBLE: u32 = 0x1;
+const TASK_UNINTERRUPTIBLE: u32 = 0x2;
+const TASK_DEAD_BITS: u32 = 0x10 | 0x20 | 0x80;
+/// `sched_yield` on x86-64.
+const SYS_SCHED_YIELD: i64 = 24;
+/// `orig_ax` in `struct pt_regs` (x86-64).
+const OFF_ORIG_AX: usize = 15 * 8;
+
+#[inline(always)]
+unsafe fn read<T: Copy>(task: Task, offset: u32) -> T {
+    // SAFETY (caller): `task` is a BTF pointer from the tracepoint's context and the verifier checks
+    // the offset against the kernel's types.
+    unsafe { core::ptr::read_volatile(task.add(offset as usize).cast()) }
+}
+
+#[inline(always)]
+fn pid(task: Task) -> u32 {
+    // SAFETY: see `read`.
+    unsafe { read(task, globals::off_task_pid()) }
+}
+
+#[inline(always)]
+fn tgid(task: Task) -> u32 {
+    // SAFETY: see `read`.
+    unsafe { read(task, globals::off_task_tgid()) }
+}
+
+#[inline(always)]
+fn task_cpu(task: Task) -> u16 {
+    // SAFETY: see `read`.
+    unsafe { read::<u32>(task, globals::off_task_cpu()) as u16 }
+}
+
+/// System call that the task entered the kernel with; -1 after an exception or interrupt.
+#[inline(always)]
+fn syscall_of(task: Task) -> i64 {
+    // SAFETY: the helper takes a task and gives its saved user registers, both BTF pointers.
+    unsafe {
+        let regs = bpf_task_pt_regs(task.cast_mut().cast()) as *const u8;
+        core::ptr::read_volatile(regs.add(OFF_ORIG_AX).cast())
+    }
+}
+
+/// The thread's record, made if it is not there yet; `None` (counted) if the table is full.
+#[inline(always)]
+fn record(tid: u32, index: u32) -> Option<&'static mut ThreadRecord> {
+    if let Some(r) = THREADS.get_ptr_mut(tid) {
+        // SAFETY: a live value of a preallocated hash map; a thread's record is written only by
+        // the scheduler paths that hold its run queue's lock.
+        return Some(unsafe { &mut *r });
+    }
+    let new = ThreadRecord {
+        since_ns: 0,
+        queued_ns: 0,
+        epoll_ns: 0,
+        syscall: NO_SYSCALL,
+        window: 0,
+        cpu: 0,
+        state: ThreadState::Unknown as u8,
+        target: index as u8,
+        epoll_slept: 0,
+    };
+    if THREADS.insert(tid, new, 0).is_err() {
+        if let Some(l) = loss() {
+            l.threads_full += 1;
+        }
+        return None;
+    }
+    // SAFETY: as above.
+    THREADS.get_ptr_mut(tid).map(|r| unsafe { &mut *r })
+}
+
+/// Why a change that ends the interval `[since, now]` is to be sent; 0: it is not.
+#[inline(always)]
+fn reasons(rec: &mut ThreadRecord, ts: &TargetState) -> u32 {
+    let mut flags = 0;
+    if globals::stream_all() != 0 {
+        flags |= THREAD_FULL;
+    }
+    if ts.open != 0 {
+        flags |= THREAD_IN_WINDOW;
+    }
+    if rec.window != ts.window {
+        // The first change since a window opened: it alone tells what the thread did in it.
+        if ts.open == 0 {
+            flags |= THREAD_CLOSES_WINDOW;
+        }
+        rec.window = ts.window;
+    }
+    flags
+}
+
+struct Change {
+    tid: u32,
+    cpu: u16,
+    to: ThreadState,
+    peer: u32,
+    flags: u32,
+}
+
+/// Sends the interval that ends now. Call before the record takes its new state.
+#[inline(always)]
+fn send_change(now: u64, rec: &ThreadRecord, ts: &TargetState, c: &Change) {
+    send(
+        EventKind::Thread,
+        ThreadEvent {
+            header: Header {
+                ts_ns: now,
+                kind: EventKind::Thread as u8,
+                target: rec.target,
+                cpu: c.cpu,
+                tid: c.tid,
+            },
+            since_ns: rec.since_ns,
+            queued_ns: rec.queued_ns,
+            window: ts.window,
+            syscall: rec.syscall,
+            peer_tid: c.peer,
+            prev_cpu: rec.cpu,
+            from: rec.state,
+            to: c.to as u8,
+            flags: c.flags,
+            reserved: 0,
+        },
+    );
+}
+
+#[inline(always)]
+fn cpu_state(cpu: u32) -> Option<&'static mut CpuState> {
+    // SAFETY: a value of an array map; see `CpuState` on races.
+    CPUS.get_ptr_mut(cpu).map(|p| unsafe { &mut *p })
+}
+
+#[inline(always)]
+fn send_slice(now: u64, cpu: u16, s: &Slice, flags: u32) {
+    let index = target::of(s.tgid).map_or(NO_TARGET, |t| t.index as u8);
+    send(
+        EventKind::Slice,
+        SliceEvent {
+            header: Header {
+                ts_ns: now,
+                kind: EventKind::Slice as u8,
+                target: index,
+                cpu,
+                tid: s.tid,
+            },
+            start_ns: s.start_ns,
+            end_ns: s.end_ns,
+            tgid: s.tgid,
+            flags,
+            // SAFETY: 16 bytes either way.
+            comm: unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(s.comm) },
+        },
+    );
+}
+
+/// Sends the slices of `cpu` that end after `from` and were not sent before, newest first.
+#[inline(always)]
+fn send_slices(now: u64, cpu: u16, from: u64) {
+    let Some(cs) = cpu_state(u32::from(cpu)) else { return };
+    let head = cs.head;
+    let mut back = 1u32;
+    while back <= SLICE_HISTORY as u32 {
+        if back > head {
+            return;
+        }
+        let slot = (head.wrapping_sub(back) as usize) & (SLICE_HISTORY - 1);
+        let s = &mut cs.slices[slot];
+        if s.end_ns <= from {
+            return;
+        }
+        if s.sent == 0 {
+            s.sent = 1;
+            let last = back == SLICE_HISTORY as u32 && s.start_ns > from;
+            send_slice(now, cpu, s, if last { SLICE_TRUNCATED } else { 0 });
+        }
+        back += 1;
+    }
+}
+
+/// Whether `[since, now]` overlaps the current or the last stop-the-world.
+#[inline(always)]
+fn overlaps_stw(since: u64, ts: &TargetState) -> bool {
+    ts.open != 0 || since < ts.last_stw_end_ns
+}
+
+/// 0 outside, 1 in a GC cycle, 2 in a stop-the-world: the worst that the interval overlaps.
+#[inline(always)]
+fn phase(since: u64, ts: &TargetState) -> u32 {
+    if overlaps_stw(since, ts) {
+        2
+    } else if ts.in_gc != 0 || since < ts.last_gc_end_ns {
+        1
+    } else {
+        0
+    }
+}
+
+#[btf_tracepoint(function = "sched_switch")]
+pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
+    let prev: Task = ctx.arg(1);
+    let next: Task = ctx.arg(2);
+    // SAFETY: helpers without preconditions.
+    let (now, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+    let (prev_tid, prev_tgid, next_tid, next_tgid) = (pid(prev), tgid(prev), pid(next), tgid(next));
+    if let Some(l) = loss() {
+        l.switches += 1;
+    }
+    if let Some(cs) = cpu_state(cpu) {
+        if cs.cur_since_ns != 0 {
+            let s = &mut cs.slices[(cs.head as usize) & (SLICE_HISTORY - 1)];
+            s.start_ns = cs.cur_since_ns;
+            s.end_ns = now;
+            s.tid = prev_tid;
+            s.tgid = prev_tgid;
+            // SAFETY: see `read`.
+            s.comm[0] = unsafe { read(prev, globals::off_task_comm()) };
+            // SAFETY: see `read`.
+            s.comm[1] = unsafe { read(prev, globals::off_task_comm() + 8) };
+            s.sent = 0;
+            cs.head = cs.head.wrapping_add(1);
+        }
+        cs.cur_since_ns = now;
+        cs.cur_tid = next_tid;
+        cs.cur_tgid = next_tgid;
+    }
+    if prev_tgid != 0
+        && let Some(t) = target::of(prev_tgid)
+    {
+        // `prev_state` as the scheduler read it; the field itself may have moved on since.
+        let raw: u32 = if globals::has_prev_state() != 0 {
+            ctx.arg(3)
+        } else {
+            // SAFETY: see `read`.
+            unsafe { read(prev, globals::off_task_state()) }
+        };
+        let preempt = ctx.arg::<u8>(0) != 0;
+        switch_out(now, cpu as u16, prev, prev_tid, t.index, preempt, raw, next_tid);
+    }
+    if next_tgid != 0
+        && let Some(t) = target::of(next_tgid)
+    {
+        switch_in(now, cpu as u16, next_tid, t.index, prev_tid);
+    }
+    0
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined into its only caller")]
+fn switch_out(
+    now: u64,
+    cpu: u16,
+    task: Task,
+    tid: u32,
+    index: u32,
+    preempt: bool,
+    raw: u32,
+    next_tid: u32,
+) {
+    let Some(ts) = target::state(index) else { return };
+    let Some(rec) = record(tid, index) else { return };
+    let mut syscall = NO_SYSCALL;
+    let to = if raw & TASK_DEAD_BITS != 0 {
+        ThreadState::Exited
+    } else if preempt {
+        ThreadState::RunnablePreempted
+    } else {
+        let nr = syscall_of(task);
+        syscall = if nr < 0 { -1 } else { nr as i32 };
+        if raw == 0 {
+            if nr == SYS_SCHED_YIELD {
+                ThreadState::RunnableYielded
+            } else {
+                ThreadState::RunnablePreempted
+            }
+        } else if raw & TASK_UNINTERRUPTIBLE != 0 {
+            ThreadState::BlockedUninterruptible
+        } else if raw & TASK_INTERRUPTIBLE != 0 {
+            ThreadState::Blocked
+        } else {
+            ThreadState::Stopped
+        }
+    };
+    if rec.state == ThreadState::Running as u8 {
+        let ran = now - rec.since_ns;
+        target::observe(index, Hist::OnCpu, ran);
+        if let Some(c) = target::counters(index) {
+            c.oncpu += 1;
+            c.oncpu_ns += ran;
+        }
+    } else if rec.state == ThreadState::Unknown as u8 {
+        // First sight: it was on this CPU, since an unknown time.
+        rec.state = ThreadState::Running as u8;
+        rec.cpu = cpu;
+    }
+    rec.syscall = syscall;
+    let flags = reasons(rec, ts);
+    if flags != 0 {
+        send_change(now, rec, ts, &Change { tid, cpu, to, peer: next_tid, flags });
+    }
+    if matches!(to, ThreadState::Exited) {
+        let _ = THREADS.remove(tid);
+        return;
+    }
+    if rec.epoll_ns != 0 && !to.is_runnable() {
+        rec.epoll_slept = 1;
+    }
+    rec.state = to as u8;
+    rec.since_ns = now;
+    rec.queued_ns = now;
+    rec.cpu = cpu;
+}
+
+#[inline(always)]
+fn switch_in(now: u64, cpu: u16, tid: u32, index: u32, prev_tid: u32) {
+    let Some(ts) = target::state(index) else { return };
+    let Some(rec) = record(tid, index) else { return };
+    let mut flags = reasons(rec, ts);
+    let waited = now.wrapping_sub(rec.since_ns);
+    let was = rec.state;
+    let runnable = was == ThreadState::RunnableWoken as u8
+        || was == ThreadState::RunnablePreempted as u8
+        || was == ThreadState::RunnableYielded as u8;
+    if runnable {
+        count_wait(index, rec, was, waited, ts);
+        if waited >= globals::threshold_ns() {
+            flags |= THREAD_OUTLIER;
+        }
+        if flags & (THREAD_OUTLIER | THREAD_FULL) != 0
+            || (flags != 0 && overlaps_stw(rec.since_ns, ts))
+        {
+            send_slices(now, cpu, rec.queued_ns);
+        }
+    }
+    if flags != 0 {
+        let to = ThreadState::Running;
+        send_change(now, rec, ts, &Change { tid, cpu, to, peer: prev_tid, flags });
+    }
+    rec.state = ThreadState::Running as u8;
+    rec.since_ns = now;
+    rec.queued_ns = now;
+    rec.cpu = cpu;
+}
+
+#[inline(always)]
+fn count_wait(index: u32, rec: &ThreadRecord, was: u8, waited: u64, ts: &TargetState) {
+    let Some(c) = target::counters(index) else { return };
+    if was == ThreadState::RunnableYielded as u8 {
+        c.yielded += 1;
+        c.yielded_ns += waited;
+        target::observe(index, Hist::Yielded, waited);
+        return;
+    }
+    let phase = phase(rec.since_ns, ts);
+    if was == ThreadState::RunnableWoken as u8 {
+        c.woken += 1;
+        c.woken_ns += waited;
+        let hist = match phase {
+            0 => Hist::WokenOutside,
+            1 => Hist::WokenInGc,
+            _ => Hist::WokenInStw,
+        };
+        target::observe(index, hist, waited);
+        if rec.epoll_ns != 0 && rec.epoll_slept != 0 {
+            c.epoll_late_ns += waited;
+            if waited >= globals::threshold_ns() {
+                c.epoll_late += 1;
+            }
+            target::observe(index, Hist::EpollLate, waited);
+        }
+    } else {
+        c.preempted += 1;
+        c.preempted_ns += waited;
+        let hist = match phase {
+            0 => Hist::PreemptedOutside,
+            1 => Hist::PreemptedInGc,
+            _ => Hist::PreemptedInStw,
+        };
+        target::observe(index, hist, waited);
+    }
+}
+
+#[btf_tracepoint(function = "sched_wakeup")]
+pub(crate) fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
+    wakeup(ctx.arg(0));
+    0
+}
+
+#[btf_tracepoint(function = "sched_wakeup_new")]
+pub(crate) fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
+    wakeup(ctx.arg(0));
+    0
+}
+
+#[inline(always)]
+fn wakeup(task: Task) {
+    let Some(t) = target::of(tgid(task)) else { return };
+    let (index, tid) = (t.index, pid(task));
+    let Some(ts) = target::state(index) else { return };
+    let Some(rec) = record(tid, index) else { return };
+    let state = rec.state;
+    // A wakeup of a thread that has not left its CPU yet, or is queued already, changes nothing.
+    if state >= ThreadState::Running as u8 && state <= ThreadState::RunnableYielded as u8 {
+        return;
+    }
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let cpu = task_cpu(task);
+    let flags = reasons(rec, ts);
+    if flags != 0 {
+        // SAFETY: a helper without preconditions.
+        let waker = aya_ebpf::helpers::bpf_get_current_pid_tgid() as u32;
+        let to = ThreadState::RunnableWoken;
+        send_change(now, rec, ts, &Change { tid, cpu, to, peer: waker, flags });
+    }
+    rec.state = ThreadState::RunnableWoken as u8;
+    rec.since_ns = now;
+    rec.queued_ns = now;
+    rec.cpu = cpu;
+}
+
+#[btf_tracepoint(function = "sched_migrate_task")]
+pub(crate) fn sched_migrate_task(ctx: BtfTracePointContext) -> i32 {
+    let task: Task = ctx.arg(0);
+    let dest: u32 = ctx.arg(1);
+    migrate(task, dest as u16);
+    0
+}
+
+/// A waiting thread changes queues: what it waited for so far was the old CPU's doing.
+#[inline(always)]
+fn migrate(task: Task, dest: u16) {
+    let Some(t) = target::of(tgid(task)) else { return };
+    let (index, tid) = (t.index, pid(task));
+    let Some(ts) = target::state(index) else { return };
+    let Some(rec) = THREADS.get_ptr_mut(tid) else { return };
+    // SAFETY: see `record`.
+    let rec = unsafe { &mut *rec };
+    let state = rec.state;
+    let to = if state == ThreadState::RunnableWoken as u8 {
+        ThreadState::RunnableWoken
+    } else if state == ThreadState::RunnablePreempted as u8 {
+        ThreadState::RunnablePreempted
+    } else if state == ThreadState::RunnableYielded as u8 {
+        ThreadState::RunnableYielded
+    } else {
+        return;
+    };
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let from_cpu = rec.cpu;
+    let mut flags = reasons(rec, ts);
+    if now - rec.queued_ns >= globals::threshold_ns() {
+        flags |= THREAD_OUTLIER;
+    }
+    if flags != 0 {
+        send_slices(now, from_cpu, rec.queued_ns);
+        send_open_slice(now, from_cpu);
+        send_change(now, rec, ts, &Change { tid, cpu: dest, to, peer: 0, flags });
+    }
+    rec.queued_ns = now;
+    rec.cpu = dest;
+}
+
+#[inline(always)]
+fn send_open_slice(now: u64, cpu: u16) {
+    let Some(cs) = cpu_state(u32::from(cpu)) else { return };
+    let s = Slice {
+        start_ns: cs.cur_since_ns,
+        end_ns: now,
+        tid: cs.cur_tid,
+        tgid: cs.cur_tgid,
+        comm: [0; 2],
+        sent: 0,
+        pad: 0,
+    };
+    if s.start_ns != 0 && s.start_ns <= now {
+        send_slice(now, cpu, &s, SLICE_OPEN);
+    }
+}
+
+#[inline(always)]
+fn send_life(tid: u32, index: u32, what: Life, other: u32) {
+    // SAFETY: helpers without preconditions.
+    let (now, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+    let kind = EventKind::Life;
+    send(
+        kind,
+        LifeEvent {
+            header: Header {
+                ts_ns: now,
+                kind: kind as u8,
+                target: index as u8,
+                cpu: cpu as u16,
+                tid,
+            },
+            what: what as u32,
+            other,
+        },
+    );
+}
+
+#[btf_tracepoint(function = "sched_process_fork")]
+pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    let parent: Task = ctx.arg(0);
+    let child: Task = ctx.arg(1);
+    // A new process of the target has a tgid of its own and is not followed.
+    if let Some(t) = target::of(tgid(child)) {
+        let tid = pid(child);
+        let _ = record(tid, t.index);
+        send_life(tid, t.index, Life::ThreadBorn, pid(parent));
+    }
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let task: Task = ctx.arg(0);
+    if let Some(t) = target::of(tgid(task)) {
+        send_life(pid(task), t.index, Life::ThreadExited, 0);
+    }
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub(crate) fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    let task: Task = ctx.arg(0);
+    let old: u32 = ctx.arg(1);
+    if let Some(t) = target::of(tgid(task)) {
+        send_life(pid(task), t.index, Life::Exec, old);
+    }
+    0
+}

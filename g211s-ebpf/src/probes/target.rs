@@ -1,0 +1,48 @@
+//! What the programs share about targets: the filter, the per-target state, counters, histograms.
+
+use g211s_ebpf::{
+    config::TargetConfig,
+    counters::TargetCounters,
+    hist::{BUCKETS, HISTS, Hist, HistData, bucket_of},
+};
+
+use crate::maps::{COUNTERS, HISTOGRAMS, STATES, TARGETS, TargetState};
+
+/// The target that this process is, if it is one. The first thing every program asks.
+#[inline(always)]
+pub(crate) fn of(tgid: u32) -> Option<&'static TargetConfig> {
+    // SAFETY: entries are written before attach and removed after detach.
+    TARGETS.get_ptr(tgid).map(|p| unsafe { &*p })
+}
+
+/// The runtime's state of a target.
+#[inline(always)]
+pub(crate) fn state(index: u32) -> Option<&'static mut TargetState> {
+    // SAFETY: a value of an array map lives as long as the program; see `TargetState` on races.
+    STATES.get_ptr_mut(index).map(|p| unsafe { &mut *p })
+}
+
+/// This CPU's counters of a target.
+#[inline(always)]
+pub(crate) fn counters(index: u32) -> Option<&'static mut TargetCounters> {
+    // SAFETY: this CPU's own entry; programs do not nest on a CPU.
+    COUNTERS.get_ptr_mut(index).map(|p| unsafe { &mut *p })
+}
+
+/// Adds a value to one of a target's histograms on this CPU.
+#[inline(always)]
+pub(crate) fn observe(index: u32, hist: Hist, ns: u64) {
+    let Some(h) = HISTOGRAMS.get_ptr_mut(index * HISTS as u32 + hist as u32) else { return };
+    // SAFETY: this CPU's own entry; programs do not nest on a CPU.
+    let h: &mut HistData = unsafe { &mut *h };
+    h.count += 1;
+    h.sum += ns;
+    if ns > h.max {
+        h.max = ns;
+    }
+    let bucket = bucket_of(ns);
+    // The verifier wants to see the bound itself.
+    if bucket < BUCKETS {
+        h.buckets[bucket] += 1;
+    }
+}

@@ -1,0 +1,277 @@
+//! What this kernel and these privileges allow, found by trying: each capability yes or no, with
+//! why and what its absence costs. Must not know targets.
+
+use std::{fs, path::Path};
+
+use aya::{
+    Btf, EbpfLoader,
+    maps::MapType,
+    programs::{
+        FEntry, PerfEvent,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+    util::KernelVersion,
+};
+use serde::Serialize;
+
+use super::{LoadOptions, OBJECT, Session, VMLINUX_BTF, failed, kernel_btf::KernelFacts, program};
+
+/// One capability.
+#[derive(Clone, Debug, Serialize)]
+pub struct Capability {
+    /// What, e.g. `tp_btf`.
+    pub name: &'static str,
+    /// Whether it works.
+    pub ok: bool,
+    /// Whether nothing works without it.
+    pub required: bool,
+    /// What was found.
+    pub why: String,
+    /// What the user loses without it; empty if it works.
+    pub costs: String,
+}
+
+/// Linux capabilities that matter here, by bit (include/uapi/linux/capability.h).
+const CAPS: [(u32, &str); 5] = [
+    (2, "CAP_DAC_READ_SEARCH"),
+    (19, "CAP_SYS_PTRACE"),
+    (21, "CAP_SYS_ADMIN"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
+
+/// Tries everything. Attaches for an instant what it tries; watches nothing.
+pub fn probe() -> Vec<Capability> {
+    let mut all = vec![kernel(), privileges(), btf(), ring_buffer()];
+    all.extend(programs());
+    all.push(bpf_stats());
+    all
+}
+
+fn capability(
+    name: &'static str,
+    required: bool,
+    found: Result<String, String>,
+    costs: &str,
+) -> Capability {
+    let ok = found.is_ok();
+    Capability {
+        name,
+        ok,
+        required,
+        why: found.unwrap_or_else(|e| e),
+        costs: if ok { String::new() } else { costs.to_owned() },
+    }
+}
+
+fn kernel() -> Capability {
+    let found = match KernelVersion::current() {
+        Ok(v) if v >= KernelVersion::new(5, 15, 0) => Ok(format!("{} {}", release(), arch())),
+        Ok(_) => Err(format!(
+            "kernel {}: g211s needs 5.15+ (5.8 for the BPF ring buffer, 5.15 for uprobe cookies)",
+            release()
+        )),
+        Err(e) => Err(format!("the kernel's version cannot be told: {e}")),
+    };
+    capability("kernel", true, found, "g211s cannot attach")
+}
+
+fn release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "?".into(), |s| s.trim().to_owned())
+}
+
+fn arch() -> &'static str {
+    std::env::consts::ARCH
+}
+
+fn privileges() -> Capability {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|l| l.strip_prefix("CapEff:"))
+        .and_then(|s| u64::from_str_radix(s.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |bit: u32| effective >> bit & 1 == 1;
+    // Before 5.8 there was only CAP_SYS_ADMIN, and it still covers the two newer ones.
+    let covered = |bit| has(bit) || (matches!(bit, 38 | 39) && has(21));
+    let missing: Vec<_> =
+        CAPS.iter().filter(|&&(b, _)| b != 21 && !covered(b)).map(|&(_, n)| n).collect();
+    let found = if missing.is_empty() {
+        Ok("CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are there".into())
+    } else {
+        Err(format!("missing {}: run as root", missing.join(", ")))
+    };
+    capability("privileges", true, found, "g211s cannot attach")
+}
+
+fn btf() -> Capability {
+    let found = fs::read(VMLINUX_BTF)
+        .map_err(|e| format!("{VMLINUX_BTF}: {e} (CONFIG_DEBUG_INFO_BTF)"))
+        .and_then(|b| KernelFacts::from_btf(&b).map_err(|e| e.to_string()))
+        .map(|f| {
+            let how = if f.has_prev_state { "passes" } else { "does not pass" };
+            format!("{VMLINUX_BTF} is readable; sched_switch {how} the previous state")
+        });
+    capability("btf", true, found, "g211s cannot attach")
+}
+
+fn ring_buffer() -> Capability {
+    let found = match aya::sys::is_map_supported(MapType::RingBuf) {
+        Ok(true) => Ok("BPF_MAP_TYPE_RINGBUF works".into()),
+        Ok(false) => Err("this kernel has no BPF ring buffer; g211s needs 5.8+".into()),
+        Err(e) => Err(format!("trying to make one failed: {e}")),
+    };
+    capability("ring_buffer", true, found, "g211s cannot attach")
+}
+
+fn programs() -> Vec<Capability> {
+    let options = LoadOptions {
+        threshold_ns: u64::MAX,
+        full: false,
+        ring_bytes: 1 << 16,
+        targets: 1,
+        kernel_log: false,
+    };
+    let session = Session::load(&options);
+    let mut all = Vec::new();
+    match session {
+        Err(e) => {
+            let why = e.to_string();
+            let none = |name, costs| capability(name, true, Err(why.clone()), costs);
+            all.push(none("tp_btf", "g211s cannot attach"));
+            all.push(none("uprobes", "g211s cannot attach"));
+        }
+        Ok(mut session) => {
+            let sched = session
+                .attach_sched()
+                .map_err(|e| e.to_string())
+                .map(|u| match u.first() {
+                    None => "sched_switch, sched_wakeup and five more attach".to_owned(),
+                    Some(first) => format!("attached, without {}: {}", first.feature, first.why),
+                });
+            all.push(capability("tp_btf", true, sched, "g211s cannot attach"));
+            all.push(capability("uprobes", true, uprobes(&mut session), "no Go runtime events"));
+            let netpoll = match super::ensure_tracefs() {
+                Err(e) => Err(format!("tracefs is not mounted and cannot be: {e}")),
+                Ok(()) => match session.attach_netpoll().first() {
+                    None => Ok("epoll_wait's system call tracepoints attach".to_owned()),
+                    Some(u) => Err(u.why.clone()),
+                },
+            };
+            let costs = "epoll waits are not counted; late wakes show as run-queue delay only";
+            all.push(capability("netpoll", false, netpoll, costs));
+        }
+    }
+    let costs = "network readiness is taken from the thread's wakeup instead of the socket's event";
+    all.push(capability("fentry", false, fentry(), costs));
+    all.push(capability(
+        "perf",
+        false,
+        perf(),
+        "no stack samples of threads that keep the world from stopping",
+    ));
+    all
+}
+
+/// Attaches to a function of our own, calls it, and detaches: it must be hit.
+fn uprobes(session: &mut Session) -> Result<String, String> {
+    let pmu = "/sys/bus/event_source/devices/uprobe/type";
+    if !Path::new(pmu).exists() {
+        return Err(format!("{pmu} is missing: the kernel lacks CONFIG_UPROBE_EVENTS"));
+    }
+    let offset = own_offset(probe_me as *const () as u64).ok_or("/proc/self/maps is unreadable")?;
+    let pid = std::process::id();
+    session
+        .attach_probe(&super::ProbeRequest {
+            site: g211s_ebpf::event::Site::Custom,
+            file: "/proc/self/exe".into(),
+            file_offset: offset,
+            pid,
+        })
+        .map_err(|e| e.to_string())?;
+    let request = super::TargetRequest {
+        index: 0,
+        tgid: pid,
+        reason_sweep_term: u32::MAX,
+        close_site: g211s_ebpf::event::Site::StwStart,
+    };
+    session.watch(request).map_err(|e| e.to_string())?;
+    const CALLS: u64 = 1000;
+    let begin = std::time::Instant::now();
+    for _ in 0..CALLS {
+        std::hint::black_box(probe_me());
+    }
+    let each = begin.elapsed().as_nanos() as f64 / CALLS as f64;
+    session.unwatch(pid);
+    let counted = session.counters(0, 0).map_err(|e| e.to_string())?;
+    match counted.hits.get(g211s_ebpf::event::Site::Custom as usize) {
+        Some(&CALLS) => Ok(format!(
+            "a probe in g211s itself was hit {CALLS} times in {CALLS} calls; {:.1} µs a hit on an \
+             instruction that is single-stepped or emulated as this build has it",
+            each / 1000.0
+        )),
+        // In a PID namespace our number is not the kernel's, so the filter lets nothing through.
+        other => Err(format!("{CALLS} calls gave {} hits", other.copied().unwrap_or(0))),
+    }
+}
+
+/// The function that [`uprobes`] probes.
+#[inline(never)]
+extern "C" fn probe_me() -> u64 {
+    std::hint::black_box(211)
+}
+
+/// Offset in our executable of an address in our memory.
+fn own_offset(address: u64) -> Option<u64> {
+    fs::read_to_string("/proc/self/maps").ok()?.lines().find_map(|l| {
+        let mut words = l.split_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let hex = |s| u64::from_str_radix(s, 16).ok();
+        let (start, end, offset) = (hex(start)?, hex(end)?, hex(words.nth(1)?)?);
+        (start..end).contains(&address).then(|| address - start + offset)
+    })
+}
+
+fn fentry() -> Result<String, String> {
+    let say = |what: &str, e: &(dyn std::error::Error + 'static)| failed(what, e).to_string();
+    let btf = Btf::from_sys_fs().map_err(|e| say("reading BTF", &e))?;
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries("EVENTS", 1 << 16)
+        .map_max_entries("HISTOGRAMS", 1)
+        .load(OBJECT)
+        .map_err(|e| say("loading the BPF object", &e))?;
+    let p = program::<FEntry>(&mut ebpf, "doctor_fentry").map_err(|e| e.to_string())?;
+    p.load("ep_poll_callback", &btf).map_err(|e| say("loading on ep_poll_callback", &e))?;
+    p.attach().map_err(|e| say("attaching to ep_poll_callback", &e))?;
+    Ok("attaches to ep_poll_callback".into())
+}
+
+fn perf() -> Result<String, String> {
+    let say = |what: &str, e: &(dyn std::error::Error + 'static)| failed(what, e).to_string();
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries("EVENTS", 1 << 16)
+        .map_max_entries("HISTOGRAMS", 1)
+        .load(OBJECT)
+        .map_err(|e| say("loading the BPF object", &e))?;
+    let p = program::<PerfEvent>(&mut ebpf, "doctor_perf").map_err(|e| e.to_string())?;
+    p.load().map_err(|e| say("loading", &e))?;
+    p.attach(
+        PerfEventConfig::Software(SoftwareEvent::CpuClock),
+        PerfEventScope::CallingProcess { cpu: None },
+        SamplePolicy::Frequency(99),
+        false,
+    )
+    .map_err(|e| say("opening a cpu-clock event", &e))?;
+    Ok("sampling by the CPU clock works".into())
+}
+
+fn bpf_stats() -> Capability {
+    let path = "/proc/sys/kernel/bpf_stats_enabled";
+    let found = match fs::read_to_string(path) {
+        Ok(s) if s.trim() == "1" => Ok("BPF run time is counted".into()),
+        Ok(_) => Err(format!("{path} is 0; `--bpf-stats` turns it on for the run")),
+        Err(e) => Err(format!("{path}: {e}")),
+    };
+    capability("bpf_stats", false, found, "the report has no BPF run time, only hit counts")
+}

@@ -1,0 +1,279 @@
+//! The few facts of this kernel's types that the BPF programs need, read from its BTF
+//! (`/sys/kernel/btf/vmlinux`, format: kernel `Documentation/bpf/btf.rst`). Must not know
+//! aya or what the facts are for. The input is the kernel's, but every length is checked all the same.
+
+use std::collections::HashMap;
+
+/// Why BTF cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BtfError {
+    /// The bytes are not BTF of the known version and this byte order.
+    #[error("the kernel's BTF is malformed: {0}")]
+    Malformed(&'static str),
+    /// A type or field is not there.
+    #[error("the kernel's BTF has no {0}")]
+    Missing(String),
+}
+
+const KIND_ARRAY: u32 = 3;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_FUNC_PROTO: u32 = 13;
+const KIND_PTR: u32 = 2;
+
+/// Types of a kernel, indexed by id.
+pub struct KernelBtf<'a> {
+    types: Vec<Type<'a>>,
+    strings: &'a [u8],
+    structs: HashMap<&'a [u8], u32>,
+}
+
+struct Type<'a> {
+    kind: u32,
+    kind_flag: bool,
+    vlen: usize,
+    /// Size, or the type that a pointer or typedef is of.
+    size_or_type: u32,
+    name: u32,
+    rest: &'a [u8],
+}
+
+fn u32_at(b: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(b.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+impl<'a> KernelBtf<'a> {
+    /// Indexes BTF.
+    ///
+    /// # Errors
+    /// [`BtfError::Malformed`] if any length does not fit.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
+        let bad = BtfError::Malformed;
+        let word = |at| u32_at(bytes, at).ok_or(BtfError::Malformed("short header"));
+        if bytes.get(..2) != Some(&0xeb9f_u16.to_ne_bytes()) {
+            return Err(bad("wrong magic"));
+        }
+        let section = |off: u32, len: u32| -> Result<&'a [u8], BtfError> {
+            let start = (word(4)? as usize).checked_add(off as usize).ok_or(bad("offset"))?;
+            let end = start.checked_add(len as usize).ok_or(bad("length"))?;
+            bytes.get(start..end).ok_or(bad("a section lies outside"))
+        };
+        let types_bytes = section(word(8)?, word(12)?)?;
+        let strings = section(word(16)?, word(20)?)?;
+
+        let mut btf = Self { types: Vec::new(), strings, structs: HashMap::new() };
+        // Id 0 is `void`.
+        btf.types.push(Type {
+            kind: 0,
+            kind_flag: false,
+            vlen: 0,
+            size_or_type: 0,
+            name: 0,
+            rest: &[],
+        });
+        let mut at = 0;
+        while at < types_bytes.len() {
+            let field = |i: usize| u32_at(types_bytes, at + 4 * i).ok_or(bad("a type is cut off"));
+            let (name, info, size_or_type) = (field(0)?, field(1)?, field(2)?);
+            let (kind, vlen) = ((info >> 24) & 0x1f, (info & 0xffff) as usize);
+            let extra = match kind {
+                1 | 14 | 17 => 4,
+                2 | 7..=12 | 16 | 18 => 0,
+                KIND_ARRAY => 12,
+                KIND_STRUCT | KIND_UNION | 15 | 19 => 12 * vlen,
+                KIND_ENUM | KIND_FUNC_PROTO => 8 * vlen,
+                _ => return Err(bad("a kind is unknown")),
+            };
+            let start = at + 12;
+            let rest = types_bytes.get(start..start + extra).ok_or(bad("a type is cut off"))?;
+            let id = btf.types.len() as u32;
+            btf.types.push(Type {
+                kind,
+                kind_flag: info >> 31 != 0,
+                vlen,
+                size_or_type,
+                name,
+                rest,
+            });
+            if kind == KIND_STRUCT {
+                btf.structs.entry(btf.string(name)).or_insert(id);
+            }
+            at = start + extra;
+        }
+        Ok(btf)
+    }
+
+    fn string(&self, offset: u32) -> &'a [u8] {
+        let s = self.strings.get(offset as usize..).unwrap_or_default();
+        &s[..s.iter().position(|&b| b == 0).unwrap_or(s.len())]
+    }
+
+    /// Offset in bytes of a field, which may be nested (`thread_info.cpu`) and may lie within
+    /// anonymous structs and unions.
+    ///
+    /// # Errors
+    /// [`BtfError::Missing`] if there is no such struct or field.
+    pub fn offset(&self, structure: &str, path: &str) -> Result<u32, BtfError> {
+        let missing = || BtfError::Missing(format!("{structure}.{path}"));
+        let mut id = *self.structs.get(structure.as_bytes()).ok_or_else(missing)?;
+        let mut bits = 0;
+        for name in path.split('.') {
+            let (offset, of) = self.member(id, name.as_bytes(), 0).ok_or_else(missing)?;
+            bits += offset;
+            id = self.strip(of);
+        }
+        Ok(bits / 8)
+    }
+
+    /// Bit offset and type of a member.
+    fn member(&self, id: u32, name: &[u8], depth: u32) -> Option<(u32, u32)> {
+        let t = self.types.get(id as usize)?;
+        if !matches!(t.kind, KIND_STRUCT | KIND_UNION) || depth > 8 {
+            return None;
+        }
+        for i in 0..t.vlen {
+            let (n, of, off) =
+                (u32_at(t.rest, 12 * i)?, u32_at(t.rest, 12 * i + 4)?, u32_at(t.rest, 12 * i + 8)?);
+            let off = if t.kind_flag { off & 0x00ff_ffff } else { off };
+            if self.string(n) == name {
+                return Some((off, of));
+            }
+            if n == 0 && let Some((inner, of)) = self.member(self.strip(of), name, depth + 1) {
+                return Some((off + inner, of));
+            }
+        }
+        None
+    }
+
+    /// Follows typedefs and qualifiers.
+    fn strip(&self, mut id: u32) -> u32 {
+        for _ in 0..16 {
+            match self.types.get(id as usize) {
+                Some(t) if matches!(t.kind, KIND_TYPEDEF | 9..=11 | 18) => id = t.size_or_type,
+                _ => break,
+            }
+        }
+        id
+    }
+
+    /// Number of arguments of a tracepoint (its first, the `void *` of the callback, left out).
+    ///
+    /// # Errors
+    /// [`BtfError::Missing`] if the kernel has no such tracepoint.
+    pub fn tracepoint_args(&self, tracepoint: &str) -> Result<usize, BtfError> {
+        let name = format!("btf_trace_{tracepoint}");
+        self.types
+            .iter()
+            .find(|t| t.kind == KIND_TYPEDEF && self.string(t.name) == name.as_bytes())
+            .map(|t| self.strip(t.size_or_type))
+            .and_then(|id| self.types.get(id as usize))
+            .filter(|t| t.kind == KIND_PTR)
+            .and_then(|t| self.types.get(t.size_or_type as usize))
+            .filter(|t| t.kind == KIND_FUNC_PROTO)
+            .and_then(|t| t.vlen.checked_sub(1))
+            .ok_or_else(|| BtfError::Missing(format!("tracepoint {tracepoint}")))
+    }
+}
+
+/// What the scheduler programs need to know of `task_struct` and the tracepoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// `task_struct.pid`
+    pub task_pid: u32,
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.comm`
+    pub task_comm: u32,
+    /// `task_struct.__state`, before 5.14 `state`
+    pub task_state: u32,
+    /// `task_struct.thread_info.cpu`, before 5.16 `cpu`
+    pub task_cpu: u32,
+    /// `sched_switch` passes `prev_state` (5.18+).
+    pub has_prev_state: bool,
+}
+
+impl KernelFacts {
+    /// Looks them up.
+    ///
+    /// # Errors
+    /// [`BtfError`] if the BTF is malformed or lacks one of them.
+    pub fn from_btf(bytes: &[u8]) -> Result<Self, BtfError> {
+        let btf = KernelBtf::parse(bytes)?;
+        let task = |path: &str| btf.offset("task_struct", path);
+        Ok(Self {
+            task_pid: task("pid")?,
+            task_tgid: task("tgid")?,
+            task_comm: task("comm")?,
+            task_state: task("__state").or_else(|_| task("state"))?,
+            task_cpu: task("thread_info.cpu").or_else(|_| task("cpu"))?,
+            has_prev_state: btf.tracepoint_args("sched_switch")? >= 4,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Builds BTF with `struct task_struct { struct { int pid; }; int other:8@bit 64 }`.
+    fn sample() -> Vec<u8> {
+        let strings = b"\0task_struct\0pid\0int\0other\0";
+        let (task, pid, int, other) = (1u32, 13u32, 17u32, 21u32);
+        let mut types = Vec::new();
+        let mut word = |w: u32| types.extend(w.to_ne_bytes());
+        for w in [int, 1 << 24, 4, 0] {
+            word(w); // 1: int
+        }
+        for w in [0, (4 << 24) | 1, 4, pid, 1, 32] {
+            word(w); // 2: anonymous struct, pid at bit 32
+        }
+        for w in [task, (4 << 24) | 2, 16, 0, 2, 32, other, 1, 96] {
+            word(w); // 3: task_struct, the anonymous one at bit 32, other at bit 96
+        }
+        let mut out = Vec::new();
+        out.extend(0xeb9f_u16.to_ne_bytes());
+        out.extend([1, 0]);
+        for w in [24u32, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+            out.extend(w.to_ne_bytes());
+        }
+        out.extend(types);
+        out.extend(strings);
+        out
+    }
+
+    #[test]
+    fn fields_are_found_through_anonymous_structs() {
+        let bytes = sample();
+        let btf = KernelBtf::parse(&bytes).unwrap();
+        assert_eq!(btf.offset("task_struct", "pid"), Ok(8));
+        assert_eq!(btf.offset("task_struct", "other"), Ok(12));
+        assert!(matches!(btf.offset("task_struct", "nope"), Err(BtfError::Missing(_))));
+        assert!(matches!(btf.offset("nope", "pid"), Err(BtfError::Missing(_))));
+    }
+
+    #[test]
+    fn this_kernel_has_what_we_need() {
+        let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+            println!("skipped: no /sys/kernel/btf/vmlinux here");
+            return;
+        };
+        let facts = KernelFacts::from_btf(&bytes).unwrap();
+        assert_eq!(facts.task_tgid, facts.task_pid + 4, "pid and tgid stand side by side");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_indexed(bytes: Vec<u8>, cut in 0usize..400, flip in 0usize..200, with: u8) {
+            let _ = KernelFacts::from_btf(&bytes);
+            let mut mutated = sample();
+            let at = flip % mutated.len();
+            mutated[at] = with;
+            mutated.truncate(cut);
+            let _ = KernelFacts::from_btf(&mutated);
+        }
+    }
+}

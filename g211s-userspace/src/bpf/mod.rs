@@ -1,0 +1,602 @@
+//! The only room that names aya: loads the embedded object, attaches, drains, reads maps, and
+//! detaches by dropping. Must not know what events mean.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    num::NonZeroU32,
+    os::fd::AsRawFd,
+    path::PathBuf,
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{
+        BtfTracePoint, ProgramError, TracePoint, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+    },
+};
+use g211s_ebpf::{
+    config::{TargetConfig, ThreadRecord},
+    counters::{LossCounters, TargetCounters},
+    event::{
+        EVENT_CLASSES, EventKind, Header, SITES, Site, THREAD_FINAL, ThreadEvent, ThreadState,
+    },
+    hist::{HISTS, HistData},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::record::{Hists, Interval, ProgramCost, SparseHist, Unavailable};
+
+pub mod features;
+pub mod kernel_btf;
+mod tracefs;
+
+use kernel_btf::KernelFacts;
+pub use tracefs::ensure as ensure_tracefs;
+
+/// The BPF object that build.rs made; empty in a build without the eBPF toolchain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("G211S_BPF_OBJECT"));
+
+/// Where the kernel publishes its types.
+pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why the kernel side could not be set up. Each message says what failed and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    /// The build has no eBPF object in it.
+    #[error(
+        "this build of g211s carries no eBPF object: run `cargo xtask setup` and build it again"
+    )]
+    NoObject,
+    /// No BTF.
+    #[error(
+        "{VMLINUX_BTF}: {0}; g211s needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (most \
+         distributions' are)"
+    )]
+    NoBtf(#[source] io::Error),
+    /// BTF that lacks something.
+    #[error(transparent)]
+    Btf(#[from] kernel_btf::BtfError),
+    /// Refused for want of privileges.
+    #[error(
+        "the kernel refused {what}: {why}; run g211s as root, or with CAP_BPF, CAP_PERFMON and \
+         CAP_SYS_PTRACE"
+    )]
+    Privileges {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        why: String,
+    },
+    /// Anything else.
+    #[error("{what}: {why}")]
+    Other {
+        /// What was tried.
+        what: String,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+fn failed(what: impl Into<String>, e: &(dyn std::error::Error + 'static)) -> BpfError {
+    let what = what.into();
+    let mut why = e.to_string();
+    let mut permission = false;
+    let mut source = Some(e);
+    while let Some(s) = source {
+        if let Some(io) = s.downcast_ref::<io::Error>() {
+            permission |= io.kind() == io::ErrorKind::PermissionDenied;
+        }
+        let text = s.to_string();
+        if !why.contains(&text) {
+            why = format!("{why}: {text}");
+        }
+        source = s.source();
+    }
+    // The verifier's log can be megabytes; its end says what it did not like.
+    if let Some(at) = why.char_indices().rev().nth(2000).map(|(at, _)| at) {
+        why = format!("… {}", &why[at..]);
+    }
+    if permission { BpfError::Privileges { what, why } } else { BpfError::Other { what, why } }
+}
+
+/// What is fixed at load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Runnable waits of at least this are sent one by one, ns.
+    pub threshold_ns: u64,
+    /// Send every transition.
+    pub full: bool,
+    /// Size of the ring buffer, bytes: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Targets at most.
+    pub targets: u32,
+    /// Let the kernel side log (aya-log) to stderr.
+    pub kernel_log: bool,
+}
+
+/// One uprobe to attach.
+#[derive(Clone, Debug)]
+pub struct ProbeRequest {
+    /// What it is for.
+    pub site: Site,
+    /// File to attach to: `/proc/PID/exe`.
+    pub file: PathBuf,
+    /// Offset of the instruction in that file.
+    pub file_offset: u64,
+    /// Process that it may fire in, as the caller's PID namespace numbers it.
+    pub pid: u32,
+}
+
+/// How a target is watched, for the kernel side.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetRequest {
+    /// Its index.
+    pub index: u8,
+    /// Its tgid in the initial PID namespace.
+    pub tgid: u32,
+    /// Reason number of a stop for sweep termination.
+    pub reason_sweep_term: u32,
+    /// The last edge of a stop that its probes give.
+    pub close_site: Site,
+}
+
+/// What became of the events so far, summed over CPUs, indexed by `EventKind`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// Wanted to be sent.
+    pub produced: [u64; EVENT_CLASSES],
+    /// Found the ring full.
+    pub lost: [u64; EVENT_CLASSES],
+    /// Threads without a record.
+    pub threads_full: u64,
+    /// Context switches on the host.
+    pub switches: u64,
+}
+
+/// `T` as a map value.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Pod<T>(T);
+
+// SAFETY: these are `repr(C)` types made of integers alone, without padding (zerocopy's
+// `IntoBytes` is derived for each and checks that).
+unsafe impl aya::Pod for Pod<TargetConfig> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Pod<ThreadRecord> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Pod<TargetCounters> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Pod<LossCounters> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Pod<HistData> {}
+
+/// The ring's file descriptor and memory.
+struct Ring(RingBuf<MapData>);
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// A loaded kernel side. Dropping it detaches everything.
+pub struct Session {
+    ebpf: Ebpf,
+    ring: AsyncFd<Ring>,
+    targets: HashMap<MapData, u32, Pod<TargetConfig>>,
+    threads: HashMap<MapData, u32, Pod<ThreadRecord>>,
+    counters: PerCpuArray<MapData, Pod<TargetCounters>>,
+    hists: PerCpuArray<MapData, Pod<HistData>>,
+    loss: PerCpuArray<MapData, Pod<LossCounters>>,
+    uprobes: Vec<(Site, UProbeLinkId)>,
+    kernel_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// Scheduler programs: program name and tracepoint, and whether the run is worthless without.
+const SCHED: [(&str, bool, &str); 7] = [
+    ("sched_switch", true, ""),
+    ("sched_wakeup", true, ""),
+    ("sched_wakeup_new", false, "the first run of a new thread has no run-queue delay"),
+    ("sched_migrate_task", false, "a wait that moved between CPUs is laid to the last CPU alone"),
+    ("sched_process_fork", false, "threads born later are seen from their first switch on"),
+    ("sched_process_exit", false, "a thread's end is seen at its last switch only"),
+    ("sched_process_exec", false, "an exec of the target is not noticed"),
+];
+
+/// netpoll programs: program, tracepoint.
+const NETPOLL: [(&str, &[&str]); 4] = [
+    ("enter_epoll_wait", &["sys_enter_epoll_wait"]),
+    ("enter_epoll_pwait", &["sys_enter_epoll_pwait"]),
+    ("enter_epoll_pwait2", &["sys_enter_epoll_pwait2"]),
+    ("exit_epoll", &["sys_exit_epoll_wait", "sys_exit_epoll_pwait", "sys_exit_epoll_pwait2"]),
+];
+
+impl Session {
+    /// Loads programs and maps; attaches nothing yet.
+    ///
+    /// # Errors
+    /// [`BpfError`]
+    pub fn load(options: &LoadOptions) -> Result<Self, BpfError> {
+        if OBJECT.is_empty() {
+            return Err(BpfError::NoObject);
+        }
+        let raw = fs::read(VMLINUX_BTF).map_err(BpfError::NoBtf)?;
+        let facts = KernelFacts::from_btf(&raw)?;
+        drop(raw);
+        let btf = Btf::from_sys_fs().map_err(|e| failed("reading the kernel's BTF", &e))?;
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(what, e)| failed(format!("counting CPUs ({what})"), &e))?;
+        let (full, has_prev) = (u32::from(options.full), u32::from(facts.has_prev_state));
+        let wake_at = u64::from(options.ring_bytes / 4);
+        let log_level = if options.kernel_log { u8::MAX } else { 0 };
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(Some(&btf))
+            .override_global("OFF_TASK_PID", &facts.task_pid, true)
+            .override_global("OFF_TASK_TGID", &facts.task_tgid, true)
+            .override_global("OFF_TASK_COMM", &facts.task_comm, true)
+            .override_global("OFF_TASK_STATE", &facts.task_state, true)
+            .override_global("OFF_TASK_CPU", &facts.task_cpu, true)
+            .override_global("HAS_PREV_STATE", &has_prev, true)
+            .override_global("THRESHOLD_NS", &options.threshold_ns, true)
+            .override_global("STREAM_ALL", &full, true)
+            .override_global("WAKE_AT", &wake_at, true)
+            .override_global("AYA_LOG_LEVEL", &log_level, false)
+            .map_max_entries("EVENTS", options.ring_bytes)
+            .map_max_entries("CPUS", cpus as u32)
+            .map_max_entries("STATES", options.targets)
+            .map_max_entries("COUNTERS", options.targets)
+            .map_max_entries("HISTOGRAMS", options.targets * HISTS as u32);
+        let mut ebpf = loader.load(OBJECT).map_err(|e| failed("loading the BPF object", &e))?;
+
+        for (name, required, _) in SCHED {
+            let loaded = program::<BtfTracePoint>(&mut ebpf, name).and_then(|p| {
+                p.load(name, &btf).map_err(|e| failed(format!("loading {name}"), &e))
+            });
+            if required {
+                loaded?;
+            }
+        }
+        for name in ["go_edge", "go_count"] {
+            program::<UProbe>(&mut ebpf, name)?
+                .load()
+                .map_err(|e| failed(format!("loading {name}"), &e))?;
+        }
+        let kernel_log = options
+            .kernel_log
+            .then(|| aya_log::EbpfLogger::init(&mut ebpf))
+            .transpose()
+            .map_err(|e| failed("starting the kernel side's log", &e))?;
+        let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)
+            .map_err(|e| failed("mapping the ring buffer", &e))?;
+        // SAFETY: `Ring` owns the map's descriptor, gives the same one on every call, and closes
+        // it only when dropped, which is when the `AsyncFd` is.
+        let ring = unsafe { AsyncFd::register_with_interest(Ring(ring), Interest::READABLE) }
+            .map_err(|e| failed("watching the ring buffer", &e.into_parts().1))?;
+        let map_error = |e: aya::maps::MapError| failed("opening a map", &e);
+        Ok(Self {
+            targets: HashMap::try_from(take(&mut ebpf, "TARGETS")?).map_err(map_error)?,
+            threads: HashMap::try_from(take(&mut ebpf, "THREADS")?).map_err(map_error)?,
+            counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error)?,
+            hists: PerCpuArray::try_from(take(&mut ebpf, "HISTOGRAMS")?).map_err(map_error)?,
+            loss: PerCpuArray::try_from(take(&mut ebpf, "LOSS")?).map_err(map_error)?,
+            ebpf,
+            ring,
+            uprobes: Vec::new(),
+            kernel_log,
+        })
+    }
+
+    /// Attaches the scheduler's tracepoints. What is not vital and fails is reported, not fatal.
+    ///
+    /// # Errors
+    /// [`BpfError`] if `sched_switch` or `sched_wakeup` cannot be attached.
+    pub fn attach_sched(&mut self) -> Result<Vec<Unavailable>, BpfError> {
+        let mut unavailable = Vec::new();
+        for (name, required, costs) in SCHED {
+            let attached = program::<BtfTracePoint>(&mut self.ebpf, name)
+                .and_then(|p| p.attach().map_err(|e| failed(format!("attaching {name}"), &e)));
+            match attached {
+                Ok(_) => {}
+                Err(e) if required => return Err(e),
+                Err(e) => unavailable.push(Unavailable {
+                    feature: name.into(),
+                    why: e.to_string(),
+                    costs: costs.into(),
+                }),
+            }
+        }
+        Ok(unavailable)
+    }
+
+    /// Loads and attaches the netpoll programs (system call tracepoints, which need tracefs).
+    pub fn attach_netpoll(&mut self) -> Vec<Unavailable> {
+        let mut unavailable = Vec::new();
+        for (name, tracepoints) in NETPOLL {
+            let done = program::<TracePoint>(&mut self.ebpf, name).and_then(|p| {
+                p.load().map_err(|e| failed(format!("loading {name}"), &e))?;
+                for tracepoint in tracepoints {
+                    p.attach("syscalls", tracepoint)
+                        .map_err(|e| failed(format!("attaching to {tracepoint}"), &e))?;
+                }
+                Ok(())
+            });
+            if let Err(e) = done {
+                unavailable.push(Unavailable {
+                    feature: format!("netpoll ({name})"),
+                    why: e.to_string(),
+                    costs: "epoll waits are not counted; late wakes show as run-queue delay only"
+                        .into(),
+                });
+            }
+        }
+        unavailable
+    }
+
+    /// Attaches one uprobe.
+    ///
+    /// # Errors
+    /// [`BpfError`] with the kernel's reason.
+    pub fn attach_probe(&mut self, probe: &ProbeRequest) -> Result<(), BpfError> {
+        let name = if probe.site.is_counted_only() { "go_count" } else { "go_edge" };
+        let what = || {
+            format!("attaching to {}+{:#x} for {:?}", probe.file.display(), probe.file_offset, probe.site)
+        };
+        let pid = NonZeroU32::new(probe.pid)
+            .ok_or_else(|| BpfError::Other { what: what(), why: "pid 0 is no process".into() })?;
+        let link = program::<UProbe>(&mut self.ebpf, name)?
+            .attach(
+                UProbeAttachPoint {
+                    location: UProbeAttachLocation::AbsoluteOffset(probe.file_offset),
+                    cookie: Some(probe.site as u64),
+                },
+                &probe.file,
+                UProbeScope::OneProcess(pid),
+            )
+            .map_err(|e| failed(what(), &e))?;
+        self.uprobes.push((probe.site, link));
+        Ok(())
+    }
+
+    /// Begins to watch a target: every program filters by this table, so this is the moment at
+    /// which all of them start to count, together.
+    ///
+    /// # Errors
+    /// [`BpfError`] if the table refuses.
+    pub fn watch(&mut self, target: TargetRequest) -> Result<(), BpfError> {
+        let config = TargetConfig {
+            index: target.index.into(),
+            reason_sweep_term: target.reason_sweep_term,
+            close_site: target.close_site as u32,
+            reserved: 0,
+        };
+        self.targets
+            .insert(target.tgid, Pod(config), 0)
+            .map_err(|e| failed(format!("watching process {}", target.tgid), &e))
+    }
+
+    /// Stops watching a target: the moment at which every program stops counting it.
+    pub fn unwatch(&mut self, tgid: u32) {
+        // Not there any more is as good.
+        let _ = self.targets.remove(&tgid);
+    }
+
+    /// Tells the kernel side the state of a thread that it has not seen yet; what it has seen
+    /// itself is newer and stays.
+    pub fn seed_thread(&mut self, target: u8, tid: u32, state: ThreadState, now_ns: u64) {
+        const BPF_NOEXIST: u64 = 1;
+        let record = ThreadRecord {
+            since_ns: now_ns,
+            queued_ns: now_ns,
+            epoll_ns: 0,
+            syscall: g211s_ebpf::event::NO_SYSCALL,
+            window: 0,
+            cpu: 0,
+            state: state as u8,
+            target,
+            epoll_slept: 0,
+        };
+        // Refused if the kernel side made it meanwhile (fine) or the table is full (counted there).
+        let _ = self.threads.insert(tid, Pod(record), BPF_NOEXIST);
+    }
+
+    /// Hands every item in the ring to `f`; returns how many and how many bytes.
+    pub fn drain(&mut self, mut f: impl FnMut(&[u8])) -> (u64, u64) {
+        let (mut items, mut bytes) = (0, 0);
+        let ring = &mut self.ring.get_mut().0;
+        while let Some(item) = ring.next() {
+            items += 1;
+            bytes += item.len() as u64;
+            f(&item);
+        }
+        (items, bytes)
+    }
+
+    /// Waits until the ring is filling faster than the timer empties it. Cancel-safe.
+    pub async fn pressed(&self) {
+        match self.ring.readable().await {
+            Ok(mut guard) => guard.clear_ready(),
+            // Without the signal the timer alone drains.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Prints what the kernel side logged.
+    pub fn flush_kernel_log(&mut self) {
+        if let Some(log) = &mut self.kernel_log {
+            log.flush();
+        }
+    }
+
+    /// A target's counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// [`BpfError`] if the map cannot be read.
+    pub fn counters(&self, target: u8, ts_ns: u64) -> Result<Interval, BpfError> {
+        let values = self
+            .counters
+            .get(&u32::from(target), 0)
+            .map_err(|e| failed("reading the counters", &e))?;
+        let mut i = Interval { ts_ns, target, hits: vec![0; SITES], ..Interval::default() };
+        for Pod(c) in values.iter() {
+            i.woken += c.woken;
+            i.woken_ns += c.woken_ns;
+            i.preempted += c.preempted;
+            i.preempted_ns += c.preempted_ns;
+            i.yielded += c.yielded;
+            i.yielded_ns += c.yielded_ns;
+            i.oncpu += c.oncpu;
+            i.oncpu_ns += c.oncpu_ns;
+            i.epoll_nonblocking += c.epoll_nonblocking;
+            i.epoll_blocking += c.epoll_blocking;
+            i.epoll_slept += c.epoll_slept;
+            i.epoll_slept_ns += c.epoll_slept_ns;
+            i.epoll_events += c.epoll_events;
+            i.epoll_empty += c.epoll_empty;
+            i.epoll_late += c.epoll_late;
+            i.epoll_late_ns += c.epoll_late_ns;
+            i.stw += c.stw;
+            i.gc += c.gc;
+            i.large_bytes += c.large_bytes;
+            for (sum, n) in i.hits.iter_mut().zip(c.hits) {
+                *sum += n;
+            }
+        }
+        Ok(i)
+    }
+
+    /// A target's histograms, summed over CPUs.
+    ///
+    /// # Errors
+    /// [`BpfError`] if the map cannot be read.
+    pub fn hists(&self, target: u8, ts_ns: u64) -> Result<Hists, BpfError> {
+        let mut hists = BTreeMap::new();
+        for hist in 0..HISTS as u32 {
+            let values = self
+                .hists
+                .get(&(u32::from(target) * HISTS as u32 + hist), 0)
+                .map_err(|e| failed("reading the histograms", &e))?;
+            let mut sum = HistData::EMPTY;
+            for Pod(h) in values.iter() {
+                sum.count += h.count;
+                sum.sum += h.sum;
+                sum.max = sum.max.max(h.max);
+                for (s, b) in sum.buckets.iter_mut().zip(h.buckets) {
+                    *s += b;
+                }
+            }
+            let buckets = sum
+                .buckets
+                .iter()
+                .enumerate()
+                .filter(|&(_, &n)| n > 0)
+                .map(|(b, &n)| (b as u16, n))
+                .collect();
+            let sparse = SparseHist { count: sum.count, sum: sum.sum, max: sum.max, buckets };
+            hists.insert(hist as u8, sparse);
+        }
+        Ok(Hists { ts_ns, target, hists })
+    }
+
+    /// What became of the events so far.
+    ///
+    /// # Errors
+    /// [`BpfError`] if the map cannot be read.
+    pub fn loss(&self) -> Result<Loss, BpfError> {
+        let values =
+            self.loss.get(&0, 0).map_err(|e| failed("reading the loss counters", &e))?;
+        let mut loss = Loss::default();
+        for Pod(l) in values.iter() {
+            for class in 0..EVENT_CLASSES {
+                loss.produced[class] += l.produced[class];
+                loss.lost[class] += l.lost[class];
+            }
+            loss.threads_full += l.threads_full;
+            loss.switches += l.switches;
+        }
+        Ok(loss)
+    }
+
+    /// For each thread still known: the interval that it is in now, as an event. Call after
+    /// [`Self::unwatch`], when the kernel side has stopped changing the table.
+    pub fn final_threads(&self, now_ns: u64, window: impl Fn(u8) -> u32) -> Vec<ThreadEvent> {
+        let mut events: Vec<_> = self
+            .threads
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(tid, Pod(r))| ThreadEvent {
+                header: Header {
+                    ts_ns: now_ns,
+                    kind: EventKind::Thread as u8,
+                    target: r.target,
+                    cpu: r.cpu,
+                    tid,
+                },
+                since_ns: r.since_ns,
+                queued_ns: r.queued_ns,
+                window: window(r.target),
+                syscall: r.syscall,
+                peer_tid: 0,
+                prev_cpu: r.cpu,
+                from: r.state,
+                to: r.state,
+                flags: THREAD_FINAL,
+                reserved: 0,
+            })
+            .collect();
+        events.sort_unstable_by_key(|e| e.header.tid);
+        events
+    }
+
+    /// Time spent in each program, where `kernel.bpf_stats_enabled` (or [`enable_stats`]) is on.
+    pub fn program_costs(&self) -> Vec<ProgramCost> {
+        let mut costs: Vec<_> = self
+            .ebpf
+            .programs()
+            .filter_map(|(name, p)| {
+                let info = p.info().ok()?;
+                let counted = info.run_count() > 0;
+                Some(ProgramCost {
+                    name: name.to_owned(),
+                    runs: counted.then(|| info.run_count()),
+                    run_ns: counted.then(|| info.run_time().as_nanos() as u64),
+                })
+            })
+            .collect();
+        costs.sort_by(|a, b| a.name.cmp(&b.name));
+        costs
+    }
+}
+
+/// Makes the kernel time every BPF program while the returned descriptor lives (5.8+). Costs each
+/// run two clock reads, so it is on request.
+///
+/// # Errors
+/// [`BpfError`] if the kernel refuses.
+pub fn enable_stats() -> Result<std::os::fd::OwnedFd, BpfError> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime)
+        .map_err(|e| failed("turning BPF statistics on", &e))
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, BpfError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or_else(|| BpfError::Other {
+            what: format!("finding program {name}"),
+            why: "the BPF object lacks it".into(),
+        })?
+        .try_into()
+        .map_err(|e: ProgramError| failed(format!("finding program {name}"), &e))
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, BpfError> {
+    ebpf.take_map(name).ok_or_else(|| BpfError::Other {
+        what: format!("finding map {name}"),
+        why: "the BPF object lacks it".into(),
+    })
+}

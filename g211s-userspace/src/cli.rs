@@ -1,0 +1,225 @@
+//! The command line: clap types and their parsing, nothing else.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Says why a running Go service stalls.
+#[derive(Debug, Parser)]
+#[command(
+    name = "g211s",
+    version,
+    about = "Says why a running Go service stalls: correlates GC pauses with run-queue delays and \
+             network blocking. No restart, no pprof endpoint, no code change.",
+    after_help = "Examples:\n  \
+        g211s attach --pid 4242                        watch for 30 s, then explain the pauses\n  \
+        g211s attach --pid 4242 --duration 5m --json > report.json\n  \
+        g211s record --pid 4242 --duration 30s -o stall.g211s\n  \
+        g211s report stall.g211s                       the same report, later, anywhere, without root\n  \
+        g211s doctor --pid 4242                        what works on this kernel and this binary, and why"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch running Go processes and explain their pauses (needs root)
+    #[command(after_help = "Examples:\n  \
+        g211s attach --pid 4242 --duration 1m\n  \
+        g211s attach --pid $(pgrep -n myservice) --threshold 500us --record stall.g211s\n  \
+        g211s attach --pid 4242 --pid 4243 --json | jq '.stw | max_by(.total_ns)'\n\n\
+        Ctrl-C ends the run early; the report of what was seen is printed all the same.")]
+    Attach(AttachArgs),
+    /// Watch running Go processes into a file, for `g211s report` (needs root)
+    #[command(after_help = "Example:\n  \
+        g211s record --pid 4242 --duration 30s -o stall.g211s && g211s report stall.g211s")]
+    Record(RecordArgs),
+    /// Print the report of a recording (no root, any machine)
+    #[command(after_help = "Examples:\n  \
+        g211s report stall.g211s\n  \
+        g211s report stall.g211s --json | jq .gc.count")]
+    Report(ReportArgs),
+    /// Say what works on this machine, and on this process, and why
+    #[command(after_help = "Examples:\n  g211s doctor\n  g211s doctor --pid 4242 --json")]
+    Doctor(DoctorArgs),
+}
+
+/// What to watch and how: shared by `attach` and `record`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Process to watch; may be given more than once
+    #[arg(long = "pid", value_name = "PID", required = true)]
+    pub pids: Vec<u32>,
+    /// How long to watch (10s, 5m, 1h)
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub duration: Duration,
+    /// Report run-queue waits, late network wakes and pauses of at least this one by one
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = duration)]
+    pub threshold: Duration,
+    /// Stream every scheduler transition instead of those around pauses (costs more)
+    #[arg(long)]
+    pub full: bool,
+    /// More probes: `mallocgc` and `nextfree` count allocations (dear), `custom:FUNC` counts the
+    /// calls of a function
+    #[arg(long = "probe", value_name = "PROBE", value_parser = extra_probe)]
+    pub probes: Vec<ExtraProbe>,
+    /// Size of the event ring buffer (a power of two: 64K, 8M)
+    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = ring_bytes,
+          env = "G211S_TEST_RING_BYTES", hide_env = true)]
+    pub ring: u32,
+    /// Let the kernel time our BPF programs (adds two clock reads to each run)
+    #[arg(long)]
+    pub bpf_stats: bool,
+    /// Print what the kernel side logs to stderr (slow; for debugging g211s)
+    #[arg(long)]
+    pub kernel_log: bool,
+    /// Test knob: do not drain the ring for this long after attaching
+    #[arg(long, hide = true, value_parser = duration, env = "G211S_TEST_PAUSE_DRAIN", hide_env = true)]
+    pub pause_drain: Option<Duration>,
+}
+
+/// Arguments of `attach`.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// What to watch.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// Print the report as JSON (schema g211s.report/1) on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Also write the recording to this file
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+}
+
+/// Arguments of `record`.
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// What to watch.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// File to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Recording to read
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print the report as JSON (schema g211s.report/1)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Process to look at (its binary is read; nothing is attached to it)
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Print JSON (schema g211s.doctor/1)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A probe on request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExtraProbe {
+    /// `runtime.mallocgc` and its size-specialised variants.
+    MallocGc,
+    /// `(*mcache).nextFree`.
+    NextFree,
+    /// Any function.
+    Custom(String),
+}
+
+fn extra_probe(s: &str) -> Result<ExtraProbe, String> {
+    match s {
+        "mallocgc" => Ok(ExtraProbe::MallocGc),
+        "nextfree" => Ok(ExtraProbe::NextFree),
+        _ => match s.strip_prefix("custom:") {
+            Some(f) if !f.is_empty() => Ok(ExtraProbe::Custom(f.to_owned())),
+            _ => Err("known probes are mallocgc, nextfree and custom:FUNCTION".to_owned()),
+        },
+    }
+}
+
+/// Parses `30s`, `1.5ms`, `2m`, `1h`, `250us`, `100ns`.
+fn duration(s: &str) -> Result<Duration, String> {
+    let bad = || format!("`{s}` is no time: write a number and a unit, as in 30s, 500us, 1ms, 5m");
+    let at = s.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+    let (number, unit) = s.split_at(at);
+    let number: f64 = number.parse().map_err(|_| bad())?;
+    let seconds = match unit {
+        "ns" => 1e-9,
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(bad()),
+    };
+    let d = Duration::try_from_secs_f64(number * seconds).map_err(|_| bad())?;
+    if d.is_zero() || d > Duration::from_secs(365 * 86400) {
+        return Err(format!("`{s}` is out of range (more than 0, at most a year)"));
+    }
+    Ok(d)
+}
+
+fn ring_bytes(s: &str) -> Result<u32, String> {
+    let (digits, unit) = match s.as_bytes().last() {
+        Some(b'K' | b'k') => (&s[..s.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&s[..s.len() - 1], 1 << 20),
+        _ => (s, 1u64),
+    };
+    let n = digits.parse::<u64>().map_err(|_| format!("`{s}` is no size: as in 64K, 8M"))? * unit;
+    if !n.is_power_of_two() || !(4096..=1 << 30).contains(&n) {
+        return Err(format!("{s}: a ring buffer is a power of two from 4096 to 1024M bytes"));
+    }
+    Ok(n as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1.5ms"), Ok(Duration::from_micros(1500)));
+        assert_eq!(duration("250us"), Ok(Duration::from_micros(250)));
+        for bad in ["30", "", "s", "-1s", "1e3s", "0s", "5000000h", "1..2s", "1 s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rings_are_powers_of_two() {
+        assert_eq!(ring_bytes("8M"), Ok(8 << 20));
+        assert_eq!(ring_bytes("4096"), Ok(4096));
+        for bad in ["", "K", "5000", "2K", "2048M", "99999999999999999999M", "-4K"] {
+            assert!(ring_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn probes_are_named() {
+        assert_eq!(extra_probe("mallocgc"), Ok(ExtraProbe::MallocGc));
+        assert_eq!(extra_probe("custom:main.f"), Ok(ExtraProbe::Custom("main.f".into())));
+        assert!(extra_probe("custom:").is_err() && extra_probe("casgstatus").is_err());
+    }
+}
