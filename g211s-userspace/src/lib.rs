@@ -1,6 +1,8 @@
 //! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
 
+pub mod agent;
 pub mod bpf;
 pub mod cli;
+pub mod doctor;
 pub mod event;
 pub mod record;

@@ -1,8 +1,150 @@
-//! The `g211s` command.
-use g211s::bpf::features;
-fn main() {
-    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let _g = rt.enter();
-    g211s::bpf::ensure_tracefs().ok();
-    for c in features::probe() { println!("{c:?}"); }
+//! The `g211s` command: parses, dispatches, prints, and turns errors into one line and an exit code.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use g211s::{
+    agent::{self, Sinks},
+    cli::{AttachArgs, Cli, Command, DoctorArgs, RecordArgs, ReportArgs},
+    doctor,
+    recording::{Reader, RecordingError, Writer},
+    report::{Pipeline, Report, text},
+    target::TargetError,
+};
+
+/// Something failed.
+const FAILURE: u8 = 1;
+/// What was asked for makes no sense (clap uses the same).
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(e) => {
+            // A closed pipe (`g211s report … | head`) is the reader's choice, not a failure.
+            if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
+            }
+            let line = format!("g211s: {e:#}").replace('\n', " ");
+            let _ = writeln!(io::stderr(), "{}", g211s::report::printable(&line));
+            ExitCode::from(code_of(&e))
+        }
+    }
+}
+
+fn code_of(e: &anyhow::Error) -> u8 {
+    if let Some(e) = e.downcast_ref::<TargetError>() {
+        return e.exit_code();
+    }
+    match e.downcast_ref::<RecordingError>() {
+        Some(RecordingError::Foreign { .. } | RecordingError::NewerFormat { .. }) => USAGE,
+        _ => FAILURE,
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Attach(args) => attach(&args),
+        Command::Record(args) => record(&args),
+        Command::Report(args) => report(&args),
+        Command::Doctor(args) => examine(&args),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    // One thread: the agent must be small beside what it watches, and `unshare` wants it so.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the event loop")
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+fn print_report(report: &Report, json: bool) -> Result<()> {
+    if json {
+        let mut out = serde_json::to_string_pretty(report)?;
+        out.push('\n');
+        print(&out)
+    } else {
+        print(&text::render(report, text::Style::for_terminal(io::stdout().is_terminal())))
+    }
+}
+
+fn attach(args: &AttachArgs) -> Result<ExitCode> {
+    let writer = args.record.as_ref().map(Writer::create).transpose()?;
+    let sinks = Sinks { pipeline: Some(Pipeline::new("live")), writer, live: true };
+    let sinks = runtime()?.block_on(agent::run(&args.watch, sinks))?;
+    let pipeline = sinks.pipeline.expect("the pipeline that was put in comes back");
+    print_report(&pipeline.finish()?, args.json)?;
+    Ok(finish_recording(sinks.writer, args.record.is_some())?.0)
+}
+
+fn record(args: &RecordArgs) -> Result<ExitCode> {
+    let writer = Some(Writer::create(&args.output)?);
+    let sinks = Sinks { pipeline: None, writer, live: true };
+    let sinks = runtime()?.block_on(agent::run(&args.watch, sinks))?;
+    let (code, bytes) = finish_recording(sinks.writer, true)?;
+    if let Some(bytes) = bytes {
+        let file = args.output.display();
+        let _ = writeln!(io::stderr(), "{file}: {bytes} bytes; read it with `g211s report {file}`");
+    }
+    Ok(code)
+}
+
+/// A recording that stopped early was reported when it did; the exit code must say so too.
+fn finish_recording(writer: Option<Writer>, wanted: bool) -> Result<(ExitCode, Option<u64>)> {
+    match writer {
+        Some(writer) => Ok((ExitCode::SUCCESS, Some(writer.finish()?))),
+        None if wanted => Ok((ExitCode::from(FAILURE), None)),
+        None => Ok((ExitCode::SUCCESS, None)),
+    }
+}
+
+fn report(args: &ReportArgs) -> Result<ExitCode> {
+    let mut reader = Reader::open(&args.file)?;
+    let mut pipeline = Pipeline::new("file");
+    for record in reader.by_ref() {
+        match record {
+            Ok(record) => drop(pipeline.push(record)),
+            Err(e) => {
+                // What is whole is reported; what is not is said.
+                let _ = writeln!(io::stderr(), "g211s: {e}; the report covers what comes before");
+                break;
+            }
+        }
+    }
+    if reader.truncated() > 0 {
+        let _ = writeln!(
+            io::stderr(),
+            "g211s: {} was cut off ({} bytes after its last whole block are dropped); the report \
+             covers what comes before",
+            args.file.display(),
+            reader.truncated()
+        );
+    }
+    print_report(&pipeline.finish()?, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn examine(args: &DoctorArgs) -> Result<ExitCode> {
+    let runtime = runtime()?;
+    let _context = runtime.enter();
+    let diagnosis = doctor::examine(args.pid)?;
+    if args.json {
+        print(&(serde_json::to_string_pretty(&diagnosis)? + "\n"))?;
+    } else {
+        print(&doctor::text(&diagnosis))?;
+    }
+    Ok(if diagnosis.ok { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
 }

@@ -1,0 +1,576 @@
+//! The one event loop of a live run: attach, drain, count, notice ends, detach, and hand every
+//! [`Record`] to the sinks. Must not know how a record is rendered or what it proves.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use g211s_ebpf::event::{EVENT_CLASSES, EventKind, Life, NO_TARGET, Site, ThreadState};
+use nix::{
+    sys::{
+        resource::{UsageWho, getrusage},
+        time::TimeValLike as _,
+    },
+    time::{ClockId, clock_gettime},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+use crate::{
+    bpf::{self, LoadOptions, Loss, ProbeRequest, Session, TargetRequest},
+    cli::{ExtraProbe, WatchArgs},
+    event::Event,
+    go::{plan, reasons::StwReason},
+    record::{
+        Cost, Host, Notice, ProbeHits, ProcessInfo, Record, RunEnd, RunStart, Settings, Target,
+        ThreadInfo, Unavailable,
+    },
+    recording::Writer,
+    report::{Pipeline, sentence},
+    target::{self, ResolvedTarget, procfs::Procfs},
+};
+
+/// Time between two looks at the ring.
+const DRAIN_EVERY: Duration = Duration::from_millis(10);
+/// Time between two reads of the kernel's counters: the step of the correlation's time series.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Foreign processes described at most in one run.
+const MAX_PROCESSES: usize = 4096;
+
+/// Where a run's records go.
+pub struct Sinks {
+    /// Builds the report.
+    pub pipeline: Option<Pipeline>,
+    /// Writes the recording.
+    pub writer: Option<Writer>,
+    /// Prints pauses and a status line to stderr while the run goes on.
+    pub live: bool,
+}
+
+impl Sinks {
+    fn push(&mut self, record: Record, console: &mut Console) {
+        if let Some(writer) = &mut self.writer
+            && let Err(e) = writer.write(&record)
+        {
+            console.say(&format!("g211s: {e}; the run goes on without the recording"));
+            self.writer = None;
+        }
+        if let Some(pipeline) = &mut self.pipeline {
+            for stop in pipeline.push(record) {
+                if self.live && stop.total_ns >= console.threshold_ns {
+                    console.say(&sentence(&stop));
+                }
+            }
+        }
+    }
+}
+
+/// stderr, with a status line that gives way to messages.
+struct Console {
+    tty: bool,
+    threshold_ns: u64,
+    status: bool,
+}
+
+impl Console {
+    fn say(&mut self, text: &str) {
+        let mut err = io::stderr().lock();
+        let clear = if self.status { "\r\x1b[K" } else { "" };
+        // A closed stderr must not end the run.
+        let _ = writeln!(err, "{clear}{text}");
+        self.status = false;
+    }
+
+    fn status(&mut self, text: &str) {
+        if self.tty {
+            let mut err = io::stderr().lock();
+            let _ = write!(err, "\r\x1b[K{text}");
+            let _ = err.flush();
+            self.status = true;
+        }
+    }
+
+    fn clear(&mut self) {
+        if self.status {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+            self.status = false;
+        }
+    }
+}
+
+/// Monotonic time, ns: the clock of every event.
+pub fn now_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| t.num_nanoseconds() as u64)
+}
+
+/// One process under watch.
+struct Watched {
+    record: Target,
+    resolved: ResolvedTarget,
+    request: TargetRequest,
+    alive: bool,
+}
+
+/// Watches until the duration is over, a signal comes, or the last target is gone; returns the
+/// sinks, which have seen everything up to `End`.
+///
+/// # Errors
+/// A target that cannot be watched, or a kernel side that cannot be set up. Once the run has begun
+/// there are none: what fails then is said in a notice.
+pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
+    let began = Instant::now();
+    let procfs = Procfs::system();
+    let threshold_ns = args.threshold.as_nanos() as u64;
+    let mut console = Console {
+        tty: sinks.live && io::stderr().is_terminal(),
+        threshold_ns,
+        status: false,
+    };
+    let mut resolved = Vec::new();
+    let mut seen = HashSet::new();
+    for &pid in &args.pids {
+        if seen.insert(pid) {
+            resolved.push(target::resolve(&procfs, pid)?);
+        }
+    }
+    if resolved.len() > usize::from(NO_TARGET.min(g211s_ebpf::config::MAX_TARGETS as u8)) {
+        bail!("at most {} processes can be watched in one run", g211s_ebpf::config::MAX_TARGETS);
+    }
+    let tracefs = bpf::ensure_tracefs();
+    let mut session = Session::load(&LoadOptions {
+        threshold_ns,
+        full: args.full,
+        ring_bytes: args.ring,
+        targets: resolved.len() as u32,
+        kernel_log: args.kernel_log,
+    })?;
+    let _stats = if args.bpf_stats { Some(bpf::enable_stats()?) } else { None };
+    let mut common = session.attach_sched()?;
+    match tracefs {
+        Ok(()) => common.extend(session.attach_netpoll()),
+        Err(e) => common.push(Unavailable {
+            feature: "netpoll".into(),
+            why: format!("tracefs is not mounted and cannot be: {e}"),
+            costs: "epoll waits are not counted; late wakes show as run-queue delay only".into(),
+        }),
+    }
+    let options = plan::PlanOptions {
+        mallocgc: args.probes.contains(&ExtraProbe::MallocGc),
+        nextfree: args.probes.contains(&ExtraProbe::NextFree),
+        custom: args.probes.iter().find_map(|p| match p {
+            ExtraProbe::Custom(f) => Some(f.clone()),
+            _ => None,
+        }),
+    };
+    let mut watched = Vec::new();
+    for (index, resolved) in resolved.into_iter().enumerate() {
+        watched.push(attach_probes(&mut session, index as u8, resolved, &options, &common)?);
+    }
+
+    // Everything is attached; every program lets nothing pass until the next lines.
+    let usage_before = getrusage(UsageWho::RUSAGE_SELF).context("getrusage")?;
+    let attach_ns = began.elapsed().as_nanos() as u64;
+    let mut signals =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    let start_ns = now_ns();
+    for w in &watched {
+        session.watch(w.request)?;
+    }
+    for w in &mut watched {
+        seed_threads(&mut session, &procfs, w);
+    }
+    let start = RunStart {
+        g211s_version: env!("CARGO_PKG_VERSION").into(),
+        start_ns,
+        wall_ns: clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |t| t.num_nanoseconds() as u64),
+        host: host(),
+        settings: Settings {
+            threshold_ns,
+            full: args.full,
+            interval_ns: INTERVAL.as_nanos() as u64,
+            ring_bytes: args.ring.into(),
+            observer_pid: std::process::id(),
+        },
+        targets: watched.iter().map(|w| w.record.clone()).collect(),
+    };
+    sinks.push(Record::Start(Box::new(start)), &mut console);
+    for w in &watched {
+        for &tid in &w.record.threads {
+            let info = thread_info(&procfs, w, tid);
+            sinks.push(Record::Thread(Box::new(info)), &mut console);
+        }
+    }
+
+    let mut run = Run {
+        session,
+        sinks,
+        console,
+        procfs,
+        watched,
+        received: [0; EVENT_CLASSES],
+        undecodable: 0,
+        ring_bytes: 0,
+        processes: HashSet::new(),
+        pending: Vec::new(),
+        born: Vec::new(),
+        windows: BTreeMap::new(),
+        start_ns,
+    };
+    let deadline = Instant::now() + args.duration;
+    let mut drain = interval(DRAIN_EVERY);
+    let mut counters = interval(INTERVAL);
+    let mut second = interval(Duration::from_secs(1));
+    for timer in [&mut drain, &mut counters, &mut second] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    let resume = args.pause_drain.map(|d| Instant::now() + d);
+    let paused = || resume.is_some_and(|at| Instant::now() < at);
+    let reason = loop {
+        tokio::select! {
+            biased;
+            _ = signals.0.recv() => break "interrupt",
+            _ = signals.1.recv() => break "terminate",
+            _ = signals.2.recv() => break "hangup",
+            () = sleep_until(deadline.into()) => break "duration",
+            () = run.session.pressed(), if !paused() => run.drain(),
+            _ = drain.tick() => if !paused() { run.drain() },
+            _ = counters.tick() => {
+                run.intervals();
+                if !run.targets_alive() { break "target_exited" }
+            }
+            _ = second.tick() => run.every_second(),
+        }
+    };
+    Ok(run.end(reason, attach_ns, &usage_before))
+}
+
+fn host() -> Host {
+    let text = |r: io::Result<String>| r.map_or_else(|_| "?".into(), |s| s.trim().to_owned());
+    Host {
+        kernel: text(std::fs::read_to_string("/proc/sys/kernel/osrelease")),
+        arch: std::env::consts::ARCH.into(),
+        hostname: text(std::fs::read_to_string("/proc/sys/kernel/hostname")),
+        cpus: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
+        clock_tick_hz: 0,
+    }
+}
+
+/// Plans and attaches a target's probes. A probe that is refused costs its feature only.
+fn attach_probes(
+    session: &mut Session,
+    index: u8,
+    resolved: ResolvedTarget,
+    options: &plan::PlanOptions,
+    common: &[Unavailable],
+) -> Result<Watched> {
+    let plan = plan::plan(&resolved.binary, options);
+    let mut record = resolved.record();
+    record.unavailable = common.to_vec();
+    record.unavailable.extend(plan.unavailable);
+    let mut attached = Vec::new();
+    for probe in &plan.probes {
+        let request = ProbeRequest {
+            site: probe.site,
+            file: PathBuf::from(format!("/proc/{}/exe", record.pid)),
+            file_offset: probe.file_offset,
+            pid: record.pid,
+        };
+        match session.attach_probe(&request) {
+            Ok(()) => {
+                attached.push(probe.site);
+                record.probes.push(probe.attached());
+            }
+            Err(e) => record.unavailable.push(Unavailable {
+                feature: plan::site_name(probe.site).into(),
+                why: e.to_string(),
+                costs: plan::site_costs(probe.site).into(),
+            }),
+        }
+    }
+    if !attached.contains(&Site::StwStop) || !attached.contains(&Site::StwStart) {
+        record.unavailable.push(Unavailable {
+            feature: "stw".into(),
+            why: "the stop-the-world probes could not be attached (see above)".into(),
+            costs: "no pauses in the report; run-queue delays and netpoll go on".into(),
+        });
+    }
+    // The window closes at the last edge of a stop that this binary gives.
+    let close_site =
+        if attached.contains(&Site::StwEnd) { Site::StwEnd } else { Site::StwStart };
+    let request = TargetRequest {
+        index,
+        tgid: record.tgid,
+        reason_sweep_term: StwReason::SWEEP_TERM.0 as u32,
+        close_site,
+    };
+    Ok(Watched { record, resolved, request, alive: true })
+}
+
+/// Tells the kernel side what the target's threads do now, so that a thread that sleeps through
+/// the run is known to sleep.
+fn seed_threads(session: &mut Session, procfs: &Procfs, w: &mut Watched) {
+    let threads = procfs.threads(w.record.pid).unwrap_or_default();
+    for &tid in &threads {
+        let state = match procfs.task_state(w.record.pid, tid) {
+            Ok('S') => ThreadState::Blocked,
+            Ok('D') => ThreadState::BlockedUninterruptible,
+            Ok('T' | 't') => ThreadState::Stopped,
+            // Running or waiting for a CPU: its next switch will tell.
+            _ => continue,
+        };
+        session.seed_thread(w.request.index, tid, state, now_ns());
+    }
+    w.record.threads = threads;
+}
+
+fn thread_info(procfs: &Procfs, w: &Watched, tid: u32) -> ThreadInfo {
+    ThreadInfo {
+        target: w.request.index,
+        tid,
+        // runtime.m0 runs on the main thread (Go runtime/proc.go, `m0`); the other Ms' ids are in
+        // the target's memory.
+        m_id: (tid == w.record.tgid).then_some(0),
+        comm: procfs.task_comm(w.record.pid, tid).unwrap_or_default(),
+    }
+}
+
+/// A run under way.
+struct Run {
+    session: Session,
+    sinks: Sinks,
+    console: Console,
+    procfs: Procfs,
+    watched: Vec<Watched>,
+    received: [u64; EVENT_CLASSES],
+    undecodable: u64,
+    ring_bytes: u64,
+    /// Foreign processes described already.
+    processes: HashSet<u32>,
+    /// Foreign processes seen since the last drain.
+    pending: Vec<u32>,
+    /// Threads born since the last drain: (target, tid).
+    born: Vec<(u8, u32)>,
+    /// Last window number seen, by target.
+    windows: BTreeMap<u8, u32>,
+    start_ns: u64,
+}
+
+impl Run {
+    fn drain(&mut self) {
+        let Self { session, sinks, console, received, undecodable, processes, pending, born, windows, .. } =
+            self;
+        let mut execs = Vec::new();
+        let (_, bytes) = session.drain(|item| match Event::decode(item) {
+            Err(_) => *undecodable += 1,
+            Ok(event) => {
+                received[usize::from(event.header().kind)] += 1;
+                match &event {
+                    Event::Slice(s)
+                        if s.header.target == NO_TARGET
+                            && s.tgid != 0
+                            && processes.len() < MAX_PROCESSES
+                            && processes.insert(s.tgid) =>
+                    {
+                        pending.push(s.tgid);
+                    }
+                    Event::Thread(t) => {
+                        windows.insert(t.header.target, t.window);
+                    }
+                    Event::Life(l) if l.what == Life::ThreadBorn as u32 => {
+                        born.push((l.header.target, l.header.tid));
+                    }
+                    Event::Life(l) if l.what == Life::Exec as u32 => execs.push(l.header.target),
+                    _ => {}
+                }
+                sinks.push(Record::Event(event), console);
+            }
+        });
+        self.ring_bytes += bytes;
+        self.describe();
+        for target in execs {
+            self.gone(target, "it replaced its program (execve); attach again to watch the new one");
+        }
+        self.session.flush_kernel_log();
+    }
+
+    /// Describes processes and threads while they are (probably) still there.
+    fn describe(&mut self) {
+        for tgid in std::mem::take(&mut self.pending) {
+            let info = ProcessInfo {
+                tgid,
+                comm: self.procfs.comm(tgid).unwrap_or_default(),
+                cgroup: self.procfs.cgroup(tgid).unwrap_or_default(),
+                cmdline: self.procfs.cmdline(tgid, 120).unwrap_or_default(),
+            };
+            self.sinks.push(Record::Process(Box::new(info)), &mut self.console);
+        }
+        for (target, tid) in std::mem::take(&mut self.born) {
+            if let Some(w) = self.watched.get(usize::from(target)) {
+                let info = thread_info(&self.procfs, w, tid);
+                self.sinks.push(Record::Thread(Box::new(info)), &mut self.console);
+            }
+        }
+    }
+
+    fn intervals(&mut self) {
+        for index in 0..self.watched.len() {
+            if self.watched[index].alive {
+                self.interval(index as u8);
+            }
+        }
+    }
+
+    fn interval(&mut self, target: u8) {
+        match self.session.counters(target, now_ns()) {
+            Ok(i) => self.sinks.push(Record::Interval(Box::new(i)), &mut self.console),
+            Err(e) => self.notice(Some(target), &e.to_string()),
+        }
+    }
+
+    fn notice(&mut self, target: Option<u8>, text: &str) {
+        self.console.say(&format!("g211s: {text}"));
+        let notice = Notice { ts_ns: now_ns(), target, text: text.to_owned() };
+        self.sinks.push(Record::Notice(Box::new(notice)), &mut self.console);
+    }
+
+    /// Whether any target is still there; says so of those that went.
+    fn targets_alive(&mut self) -> bool {
+        for index in 0..self.watched.len() {
+            let w = &self.watched[index];
+            if w.alive && !w.resolved.still_there(&self.procfs) {
+                self.gone(index as u8, "it exited");
+            }
+        }
+        self.watched.iter().any(|w| w.alive)
+    }
+
+    fn gone(&mut self, target: u8, why: &str) {
+        let Some(w) = self.watched.get_mut(usize::from(target)).filter(|w| w.alive) else { return };
+        w.alive = false;
+        let (pid, comm) = (w.record.pid, w.record.comm.clone());
+        self.session.unwatch(w.request.tgid);
+        self.interval(target);
+        self.notice(Some(target), &format!("process {pid} ({comm}): {why}"));
+    }
+
+    fn every_second(&mut self) {
+        if let Some(writer) = &mut self.sinks.writer
+            && let Err(e) = writer.flush()
+        {
+            self.sinks.writer = None;
+            self.notice(None, &format!("{e}; the run goes on without the recording"));
+        }
+        if !self.console.tty {
+            return;
+        }
+        let seconds = (now_ns() - self.start_ns) / 1_000_000_000;
+        let loss = self.session.loss().unwrap_or_default();
+        let mut line = format!("{seconds:>4} s");
+        for w in &self.watched {
+            if let Ok(i) = self.session.counters(w.request.index, now_ns()) {
+                let delays = i.woken + i.preempted;
+                let mean_us = (i.woken_ns + i.preempted_ns) / delays.max(1) / 1000;
+                line += &format!(
+                    " | {} {}: {} GC, {} stops, {delays} run-queue waits, {mean_us} µs mean",
+                    w.record.comm, w.record.pid, i.gc, i.stw
+                );
+            }
+        }
+        let lost: u64 = loss.lost.iter().sum();
+        line += &format!(" | {} events", self.received.iter().sum::<u64>());
+        if lost > 0 {
+            line += &format!(", {lost} LOST");
+        }
+        self.console.status(&line);
+    }
+
+    /// The end of a run: stop counting, take the rest, detach, and say what it cost.
+    fn end(
+        mut self,
+        reason: &str,
+        attach_ns: u64,
+        usage_before: &nix::sys::resource::Usage,
+    ) -> Sinks {
+        for w in &self.watched {
+            self.session.unwatch(w.request.tgid);
+        }
+        let end_ns = now_ns();
+        self.drain();
+        let windows = std::mem::take(&mut self.windows);
+        let finals =
+            self.session.final_threads(end_ns, |t| windows.get(&t).copied().unwrap_or_default());
+        for event in finals {
+            self.sinks.push(Record::Event(Event::Thread(event)), &mut self.console);
+        }
+        let mut probe_hits = Vec::new();
+        for index in 0..self.watched.len() as u8 {
+            if self.watched[usize::from(index)].alive {
+                self.interval(index);
+            }
+            match self.session.hists(index, end_ns) {
+                Ok(h) => self.sinks.push(Record::Hists(Box::new(h)), &mut self.console),
+                Err(e) => self.notice(Some(index), &e.to_string()),
+            }
+            let counted = self.session.counters(index, end_ns).map(|i| i.hits).unwrap_or_default();
+            let mut sites: Vec<u32> =
+                self.watched[usize::from(index)].record.probes.iter().map(|p| p.site_id).collect();
+            sites.sort_unstable();
+            sites.dedup();
+            for site in sites.into_iter().filter_map(Site::from_u32) {
+                probe_hits.push(ProbeHits {
+                    target: index,
+                    site: plan::site_name(site).into(),
+                    hits: counted.get(site as usize).copied().unwrap_or(0),
+                });
+            }
+        }
+        let loss = self.session.loss().unwrap_or_else(|_| Loss::default());
+        let bpf_programs = self.session.program_costs();
+        let Self { session, mut sinks, mut console, .. } = self;
+        let detach = Instant::now();
+        drop(session);
+        let detach_ns = detach.elapsed().as_nanos() as u64;
+        let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
+        let cpu = |u: &nix::sys::resource::Usage| {
+            (u.user_time().num_microseconds() + u.system_time().num_microseconds()) as u64 * 1000
+        };
+        let by_class = |n: &[u64; EVENT_CLASSES]| {
+            CLASSES.iter().map(|&(kind, name)| (name.to_owned(), n[kind as usize])).collect()
+        };
+        let end = RunEnd {
+            end_ns,
+            reason: reason.into(),
+            produced: by_class(&loss.produced),
+            lost: by_class(&loss.lost),
+            received: by_class(&self.received),
+            undecodable: self.undecodable,
+            threads_full: loss.threads_full,
+            host_switches: loss.switches,
+            cost: Cost {
+                agent_cpu_ns: usage.as_ref().map_or(0, |u| cpu(u).saturating_sub(cpu(usage_before))),
+                agent_max_rss_bytes: usage.as_ref().map_or(0, |u| u.max_rss() as u64 * 1024),
+                bpf_programs,
+                probe_hits,
+                ring_bytes: self.ring_bytes,
+                attach_ns: attach_ns + detach_ns,
+            },
+        };
+        sinks.push(Record::End(Box::new(end)), &mut console);
+        console.clear();
+        sinks
+    }
+}
+
+/// Event classes and their names in reports.
+pub const CLASSES: [(EventKind, &str); 4] = [
+    (EventKind::Thread, "thread"),
+    (EventKind::Slice, "slice"),
+    (EventKind::Probe, "probe"),
+    (EventKind::Life, "life"),
+];

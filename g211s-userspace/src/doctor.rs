@@ -1,0 +1,125 @@
+//! `g211s doctor`: what works on this machine and on this process, as text or JSON. Attaches
+//! nothing to the process.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::{
+    bpf::features::{self, Capability},
+    go::plan::{self, PlanOptions},
+    record::{AttachedProbe, Unavailable},
+    report::printable,
+    target::{self, TargetError, procfs::Procfs},
+};
+
+/// Schema of the JSON.
+pub const SCHEMA: &str = "g211s.doctor/1";
+
+/// All that was found.
+#[derive(Debug, Serialize)]
+pub struct Diagnosis {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// Version of g211s.
+    pub g211s_version: &'static str,
+    /// Whether `attach` can work at all.
+    pub ok: bool,
+    /// The machine, capability by capability.
+    pub machine: Vec<Capability>,
+    /// The process, where one was given.
+    pub target: Option<TargetDiagnosis>,
+}
+
+/// What was found of a process.
+#[derive(Debug, Serialize)]
+pub struct TargetDiagnosis {
+    /// As given.
+    pub pid: u32,
+    /// Its comm.
+    pub comm: String,
+    /// Its executable.
+    pub exe: String,
+    /// Its Go version.
+    pub go_version: String,
+    /// How it was linked.
+    pub link_mode: Vec<String>,
+    /// Where probes would go.
+    pub probes: Vec<AttachedProbe>,
+    /// What cannot be had, and why.
+    pub unavailable: Vec<Unavailable>,
+}
+
+/// Examines the machine, and a process if one is given.
+///
+/// # Errors
+/// [`TargetError`] if the process cannot be examined.
+pub fn examine(pid: Option<u32>) -> Result<Diagnosis, TargetError> {
+    let target = pid.map(examine_target).transpose()?;
+    let machine = features::probe();
+    Ok(Diagnosis {
+        schema: SCHEMA,
+        g211s_version: env!("CARGO_PKG_VERSION"),
+        ok: machine.iter().all(|c| c.ok || !c.required),
+        machine,
+        target,
+    })
+}
+
+fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
+    let resolved = target::resolve(&Procfs::system(), pid)?;
+    let plan = plan::plan(&resolved.binary, &PlanOptions::default());
+    let record = resolved.record();
+    Ok(TargetDiagnosis {
+        pid,
+        comm: record.comm,
+        exe: record.exe,
+        go_version: record.go_version,
+        link_mode: record.link_mode,
+        probes: plan.probes.iter().map(plan::PlannedProbe::attached).collect(),
+        unavailable: plan.unavailable,
+    })
+}
+
+/// The diagnosis for people.
+pub fn text(d: &Diagnosis) -> String {
+    let mut out = String::new();
+    let mut line = |s: String| {
+        out.push_str(s.trim_end());
+        out.push('\n');
+    };
+    line(format!("g211s {}: this machine", d.g211s_version));
+    for c in &d.machine {
+        line(format!("  {:<4} {:<12} {}", if c.ok { "yes" } else { "NO" }, c.name, c.why));
+        if !c.costs.is_empty() {
+            line(format!("       {:<12} without it: {}", "", c.costs));
+        }
+    }
+    if let Some(t) = &d.target {
+        line(String::new());
+        line(format!("process {} ({}): {}", t.pid, printable(&t.comm), printable(&t.exe)));
+        line(format!("  {}, linked {}", printable(&t.go_version), t.link_mode.join(", ")));
+        line("  probes that attach would place:".into());
+        for p in &t.probes {
+            let cost = if p.emulated {
+                "emulated: about 1 µs a hit"
+            } else {
+                "single-stepped: about 12 µs a hit"
+            };
+            let mut at = String::new();
+            let _ = write!(at, "{}+{:#x}", printable(&p.function), p.function_offset);
+            line(format!("  yes  {:<20} {at:<46} {:<10} {cost}", p.site, p.instruction));
+        }
+        for u in &t.unavailable {
+            line(format!("  NO   {:<20} {}", u.feature, printable(&u.why)));
+            line(format!("       {:<20} without it: {}", "", u.costs));
+        }
+    }
+    line(String::new());
+    line(if d.ok {
+        "g211s can attach here.".into()
+    } else {
+        "g211s cannot attach here: see the lines with NO above.".into()
+    });
+    out
+}
