@@ -175,7 +175,9 @@ fn file_of(name: &str, blocks: &[Vec<Record>]) -> Vec<u8> {
     let temp = Temp::new(name);
     let mut writer = Writer::create(&temp.0).unwrap();
     for block in blocks {
-        block.iter().for_each(|r| writer.write(r).unwrap());
+        for record in block {
+            writer.write(record).unwrap();
+        }
         writer.flush().unwrap();
     }
     let size = writer.finish().unwrap();
@@ -342,7 +344,7 @@ fn scheduler_events_cost_at_most_eight_bytes() {
     assert!(each <= 8.0, "{each:.2} bytes per event");
 }
 
-/// `cargo test --release -p g211s-userspace --lib recording -- --ignored --nocapture`
+/// Run with `cargo test --release -p g211s-userspace --lib measure_size -- --ignored --nocapture`.
 #[test]
 #[ignore = "prints a measurement"]
 fn measure_size_and_speed() {
@@ -397,8 +399,7 @@ proptest! {
     ) {
         // The right number of columns, all with the same arbitrary bytes.
         let mut raw = Vec::new();
-        for (i, bytes) in std::iter::once(&tags).chain(std::iter::repeat_n(&column, 39)).enumerate() {
-            let _ = i;
+        for bytes in std::iter::once(&tags).chain(std::iter::repeat_n(&column, 39)) {
             raw.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
             raw.extend_from_slice(bytes);
         }
