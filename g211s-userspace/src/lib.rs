@@ -1,5 +1,6 @@
 //! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
 
+pub mod analysis;
 pub mod event;
 pub mod record;
 pub mod recording;
