@@ -25,5 +25,7 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {
-    eprintln!("g211s-bpf is a BPF object: it is built for bpfel-unknown-none and embedded in g211s");
+    eprintln!(
+        "g211s-bpf is a BPF object: it is built for bpfel-unknown-none and embedded in g211s"
+    );
 }

@@ -1,8 +1,6 @@
 //! Sending events: reserve, fill, submit without waking anyone, and count whatever is lost.
 
-use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use g211s_ebpf::{counters::LossCounters, event::EventKind};
 
 use crate::{

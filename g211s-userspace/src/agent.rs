@@ -127,11 +127,8 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     let began = Instant::now();
     let procfs = Procfs::system();
     let threshold_ns = args.threshold.as_nanos() as u64;
-    let mut console = Console {
-        tty: sinks.live && io::stderr().is_terminal(),
-        threshold_ns,
-        status: false,
-    };
+    let mut console =
+        Console { tty: sinks.live && io::stderr().is_terminal(), threshold_ns, status: false };
     let mut resolved = Vec::new();
     let mut seen = HashSet::new();
     for &pid in &args.pids {
@@ -176,8 +173,11 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     // Everything is attached; every program lets nothing pass until the next lines.
     let usage_before = getrusage(UsageWho::RUSAGE_SELF).context("getrusage")?;
     let attach_ns = began.elapsed().as_nanos() as u64;
-    let mut signals =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    let mut signals = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::hangup())?,
+    );
     let start_ns = now_ns();
     for w in &watched {
         session.watch(w.request)?;
@@ -301,8 +301,7 @@ fn attach_probes(
         });
     }
     // The window closes at the last edge of a stop that this binary gives.
-    let close_site =
-        if attached.contains(&Site::StwEnd) { Site::StwEnd } else { Site::StwStart };
+    let close_site = if attached.contains(&Site::StwEnd) { Site::StwEnd } else { Site::StwStart };
     let request = TargetRequest {
         index,
         tgid: record.tgid,
@@ -363,8 +362,18 @@ struct Run {
 
 impl Run {
     fn drain(&mut self) {
-        let Self { session, sinks, console, received, undecodable, processes, pending, born, windows, .. } =
-            self;
+        let Self {
+            session,
+            sinks,
+            console,
+            received,
+            undecodable,
+            processes,
+            pending,
+            born,
+            windows,
+            ..
+        } = self;
         let mut execs = Vec::new();
         let (_, bytes) = session.drain(|item| match Event::decode(item) {
             Err(_) => *undecodable += 1,
@@ -394,7 +403,10 @@ impl Run {
         self.ring_bytes += bytes;
         self.describe();
         for target in execs {
-            self.gone(target, "it replaced its program (execve); attach again to watch the new one");
+            self.gone(
+                target,
+                "it replaced its program (execve); attach again to watch the new one",
+            );
         }
         self.session.flush_kernel_log();
     }
@@ -553,7 +565,9 @@ impl Run {
             threads_full: loss.threads_full,
             host_switches: loss.switches,
             cost: Cost {
-                agent_cpu_ns: usage.as_ref().map_or(0, |u| cpu(u).saturating_sub(cpu(usage_before))),
+                agent_cpu_ns: usage
+                    .as_ref()
+                    .map_or(0, |u| cpu(u).saturating_sub(cpu(usage_before))),
                 agent_max_rss_bytes: usage.as_ref().map_or(0, |u| u.max_rss() as u64 * 1024),
                 bpf_programs,
                 probe_hits,

@@ -1,8 +1,10 @@
 //! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
 
 pub mod agent;
+pub mod analysis;
 pub mod bpf;
 pub mod cli;
 pub mod doctor;
 pub mod event;
 pub mod record;
+pub mod recording;

@@ -39,7 +39,8 @@ pub(crate) fn go_edge(ctx: ProbeContext) -> u32 {
         (bpf_ktime_get_ns(), bpf_get_smp_processor_id(), bpf_get_attach_cookie(ctx.as_ptr()))
     };
     let Some(ts) = target::state(t.index) else { return 0 };
-    let args = [reg::<AX>(&ctx), reg::<BX>(&ctx), reg::<CX>(&ctx), reg::<DI>(&ctx), reg::<SI>(&ctx)];
+    let args =
+        [reg::<AX>(&ctx), reg::<BX>(&ctx), reg::<CX>(&ctx), reg::<DI>(&ctx), reg::<SI>(&ctx)];
     let begins = site == Site::StwStop as u64;
     if begins {
         ts.stw += 1;

@@ -143,10 +143,8 @@ fn programs() -> Vec<Capability> {
             all.push(none("uprobes", "g211s cannot attach"));
         }
         Ok(mut session) => {
-            let sched = session
-                .attach_sched()
-                .map_err(|e| e.to_string())
-                .map(|u| match u.first() {
+            let sched =
+                session.attach_sched().map_err(|e| e.to_string()).map(|u| match u.first() {
                     None => "sched_switch, sched_wakeup and five more attach".to_owned(),
                     Some(first) => format!("attached, without {}: {}", first.feature, first.why),
                 });

@@ -140,7 +140,9 @@ impl<'a> KernelBtf<'a> {
             if self.string(n) == name {
                 return Some((off, of));
             }
-            if n == 0 && let Some((inner, of)) = self.member(self.strip(of), name, depth + 1) {
+            if n == 0
+                && let Some((inner, of)) = self.member(self.strip(of), name, depth + 1)
+            {
                 return Some((off + inner, of));
             }
         }

@@ -1,13 +1,7 @@
 //! The only room that names aya: loads the embedded object, attaches, drains, reads maps, and
 //! detaches by dropping. Must not know what events mean.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    num::NonZeroU32,
-    os::fd::AsRawFd,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, fs, io, num::NonZeroU32, os::fd::AsRawFd, path::PathBuf};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -343,7 +337,12 @@ impl Session {
     pub fn attach_probe(&mut self, probe: &ProbeRequest) -> Result<(), BpfError> {
         let name = if probe.site.is_counted_only() { "go_count" } else { "go_edge" };
         let what = || {
-            format!("attaching to {}+{:#x} for {:?}", probe.file.display(), probe.file_offset, probe.site)
+            format!(
+                "attaching to {}+{:#x} for {:?}",
+                probe.file.display(),
+                probe.file_offset,
+                probe.site
+            )
         };
         let pid = NonZeroU32::new(probe.pid)
             .ok_or_else(|| BpfError::Other { what: what(), why: "pid 0 is no process".into() })?;
@@ -506,8 +505,7 @@ impl Session {
     /// # Errors
     /// [`BpfError`] if the map cannot be read.
     pub fn loss(&self) -> Result<Loss, BpfError> {
-        let values =
-            self.loss.get(&0, 0).map_err(|e| failed("reading the loss counters", &e))?;
+        let values = self.loss.get(&0, 0).map_err(|e| failed("reading the loss counters", &e))?;
         let mut loss = Loss::default();
         for Pod(l) in values.iter() {
             for class in 0..EVENT_CLASSES {

@@ -1,0 +1,459 @@
+//! One block's records as columns: what makes an event cost a few bytes instead of 56. Must not
+//! know files, compression or checksums.
+//!
+//! Fields of one event kind are stored field by field, each as its difference from a prediction
+//! that the decoder can make too, so that most become zero: a thread's `since_ns` is the time of
+//! its last event, a slice begins where the last one on its CPU ended, a thread keeps its comm. A
+//! wrong prediction costs bytes, never correctness. The first column lists the records' tags in
+//! their order, so the stream comes back exactly as it went in.
+//!
+//! ```text
+//! block   = column[COLUMNS]          column = len u32, bytes[len]
+//! column 0: one tag a record         column 1: JSON records: varint length, text
+//! column 2: time stamps of events, zigzag varint of the difference from the event before
+//! column 3…: the other fields, kind by kind, in the order of `FIELDS`; varints
+//! ```
+
+use std::collections::HashMap;
+
+use g211s_ebpf::event::{EventKind, LifeEvent, ProbeEvent, SliceEvent, ThreadEvent};
+
+use super::MAX_JSON;
+use crate::event::Event;
+use crate::record::Record;
+
+/// Tags below this are [`g211s_ebpf::event::EventKind`]s; from here on, JSON records.
+const FIRST_JSON_TAG: u8 = 16;
+const COLUMN_TAGS: usize = 0;
+const COLUMN_JSON: usize = 1;
+const COLUMN_TIME: usize = 2;
+const COLUMN_FIELDS: usize = 3;
+
+/// How a field is predicted.
+#[derive(Clone, Copy)]
+enum Coding {
+    /// Not at all: the number itself.
+    Plain,
+    /// One of few values: its index in the order of first appearance (+1), or 0 and the value.
+    Dictionary,
+    /// Equal to the same field of the last event of the kind.
+    Previous,
+    /// Equal to another field of the same event. Must come later than that field.
+    Same(Field),
+    /// Equal to what the field `.1` was in the last event of the kind with the same `.0`.
+    /// `.0` must come earlier.
+    Last(Field, Field),
+}
+
+/// Where a field is in its event: offset and width in bytes.
+#[derive(Clone, Copy)]
+struct Field(usize, usize);
+
+const TS: Field = Field(0, 8);
+const TARGET: Field = Field(9, 1);
+const CPU: Field = Field(10, 2);
+const TID: Field = Field(12, 4);
+const SLICE_START: Field = Field(16, 8);
+const SLICE_END: Field = Field(24, 8);
+const SITE: Field = Field(16, 4);
+
+/// Every byte of every kind, bar the time stamp and the kind, which have columns of their own.
+const FIELDS: [&[(Field, Coding)]; 4] = [
+    // ThreadEvent
+    &[
+        (TARGET, Coding::Previous),
+        (CPU, Coding::Plain),
+        (TID, Coding::Dictionary),
+        (Field(16, 8), Coding::Last(TID, TS)),      // since_ns
+        (Field(24, 8), Coding::Same(Field(16, 8))), // queued_ns
+        (Field(32, 4), Coding::Previous),           // window
+        (Field(36, 4), Coding::Dictionary),         // syscall
+        (Field(40, 4), Coding::Dictionary),         // peer_tid
+        (Field(44, 2), Coding::Same(CPU)),          // prev_cpu
+        (Field(46, 1), Coding::Last(TID, Field(47, 1))), // from: the last `to`
+        (Field(47, 1), Coding::Plain),              // to
+        (Field(48, 4), Coding::Previous),           // flags
+        (Field(52, 4), Coding::Previous),           // reserved
+    ],
+    // SliceEvent
+    &[
+        (TARGET, Coding::Plain),
+        (CPU, Coding::Plain),
+        (TID, Coding::Dictionary),
+        (SLICE_START, Coding::Last(CPU, SLICE_END)),
+        (SLICE_END, Coding::Same(SLICE_START)),
+        (Field(32, 4), Coding::Last(TID, Field(32, 4))), // tgid
+        (Field(36, 4), Coding::Previous),                // flags
+        (Field(40, 8), Coding::Last(TID, Field(40, 8))), // comm
+        (Field(48, 8), Coding::Last(TID, Field(48, 8))),
+    ],
+    // ProbeEvent
+    &[
+        (TARGET, Coding::Previous),
+        (CPU, Coding::Plain),
+        (TID, Coding::Dictionary),
+        (SITE, Coding::Dictionary),
+        (Field(20, 4), Coding::Previous), // stw
+        (Field(24, 8), Coding::Last(SITE, Field(24, 8))),
+        (Field(32, 8), Coding::Last(SITE, Field(32, 8))),
+        (Field(40, 8), Coding::Last(SITE, Field(40, 8))),
+        (Field(48, 8), Coding::Last(SITE, Field(48, 8))),
+        (Field(56, 8), Coding::Last(SITE, Field(56, 8))),
+    ],
+    // LifeEvent
+    &[
+        (TARGET, Coding::Previous),
+        (CPU, Coding::Plain),
+        (TID, Coding::Previous),
+        (Field(16, 4), Coding::Plain),
+        (Field(20, 4), Coding::Previous),
+    ],
+];
+
+const SIZES: [usize; 4] = [
+    size_of::<ThreadEvent>(),
+    size_of::<SliceEvent>(),
+    size_of::<ProbeEvent>(),
+    size_of::<LifeEvent>(),
+];
+const MAX_EVENT: usize = 64;
+const COLUMNS: usize =
+    COLUMN_FIELDS + FIELDS[0].len() + FIELDS[1].len() + FIELDS[2].len() + FIELDS[3].len();
+
+const _: () = {
+    let mut kind = 0;
+    while kind < FIELDS.len() {
+        let mut bytes = 9; // time stamp and kind
+        let mut f = 0;
+        while f < FIELDS[kind].len() {
+            bytes += FIELDS[kind][f].0.1;
+            f += 1;
+        }
+        assert!(bytes == SIZES[kind] && bytes <= MAX_EVENT, "every byte of an event has a column");
+        kind += 1;
+    }
+};
+
+impl Field {
+    fn get(self, event: &[u8]) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..self.1].copy_from_slice(&event[self.0..self.0 + self.1]);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Whether the value fitted.
+    fn set(self, event: &mut [u8], value: u64) -> bool {
+        let bytes = value.to_le_bytes();
+        event[self.0..self.0 + self.1].copy_from_slice(&bytes[..self.1]);
+        bytes[self.1..].iter().all(|b| *b == 0)
+    }
+}
+
+/// What both sides remember to predict one field. Keys share a slot by their low bits: a clash is
+/// a bad prediction, and memory stays bounded whatever the input.
+#[derive(Default)]
+struct Memory {
+    previous: u64,
+    by_key: Vec<u64>,
+    values: Vec<u64>,
+    index: HashMap<u64, u64>,
+}
+
+const SLOTS: usize = 1024;
+
+impl Memory {
+    fn slot(&mut self, key: u64) -> &mut u64 {
+        if self.by_key.is_empty() {
+            self.by_key.resize(SLOTS, 0);
+        }
+        &mut self.by_key[key as usize % SLOTS]
+    }
+
+    fn clear(&mut self) {
+        self.previous = 0;
+        self.by_key.fill(0);
+        self.values.clear();
+        self.index.clear();
+    }
+
+    /// The prediction of a field coded as a difference; the event's earlier fields are set.
+    fn predict(&mut self, coding: Coding, event: &[u8]) -> u64 {
+        match coding {
+            Coding::Plain | Coding::Dictionary => 0,
+            Coding::Previous => self.previous,
+            Coding::Same(field) => field.get(event),
+            Coding::Last(key, _) => *self.slot(key.get(event)),
+        }
+    }
+
+    /// Remembers a whole event for the next prediction.
+    fn learn(&mut self, field: Field, coding: Coding, event: &[u8]) {
+        match coding {
+            Coding::Plain | Coding::Dictionary | Coding::Same(_) => {}
+            Coding::Previous => self.previous = field.get(event),
+            Coding::Last(key, value) => *self.slot(key.get(event)) = value.get(event),
+        }
+    }
+}
+
+/// Gathers a block's records.
+pub(super) struct Encoder {
+    columns: Vec<Vec<u8>>,
+    memory: Vec<Memory>,
+    last_ts: u64,
+    records: u32,
+    size: usize,
+}
+
+/// The JSON of a record that is not an event, with its tag.
+pub(super) fn json_of(record: &Record) -> Option<(u8, &'static str, serde_json::Result<Vec<u8>>)> {
+    Some(match record {
+        Record::Event(_) => return None,
+        Record::Start(r) => (FIRST_JSON_TAG, "start", serde_json::to_vec(r)),
+        Record::Interval(r) => (FIRST_JSON_TAG + 1, "interval", serde_json::to_vec(r)),
+        Record::Hists(r) => (FIRST_JSON_TAG + 2, "histogram", serde_json::to_vec(r)),
+        Record::Process(r) => (FIRST_JSON_TAG + 3, "process", serde_json::to_vec(r)),
+        Record::Thread(r) => (FIRST_JSON_TAG + 4, "thread", serde_json::to_vec(r)),
+        Record::Notice(r) => (FIRST_JSON_TAG + 5, "notice", serde_json::to_vec(r)),
+        Record::End(r) => (FIRST_JSON_TAG + 6, "end", serde_json::to_vec(r)),
+    })
+}
+
+fn from_json(tag: u8, json: &[u8]) -> Result<Record, &'static str> {
+    match tag.wrapping_sub(FIRST_JSON_TAG) {
+        0 => serde_json::from_slice(json).map(Record::Start),
+        1 => serde_json::from_slice(json).map(Record::Interval),
+        2 => serde_json::from_slice(json).map(Record::Hists),
+        3 => serde_json::from_slice(json).map(Record::Process),
+        4 => serde_json::from_slice(json).map(Record::Thread),
+        5 => serde_json::from_slice(json).map(Record::Notice),
+        6 => serde_json::from_slice(json).map(Record::End),
+        _ => return Err("unknown record type"),
+    }
+    .map_err(|_| "a record's JSON does not fit its type")
+}
+
+impl Encoder {
+    pub(super) fn new() -> Self {
+        Self {
+            columns: vec![Vec::new(); COLUMNS],
+            memory: (0..COLUMNS).map(|_| Memory::default()).collect(),
+            last_ts: 0,
+            records: 0,
+            size: 0,
+        }
+    }
+
+    /// Records held.
+    pub(super) fn records(&self) -> u32 {
+        self.records
+    }
+
+    /// Bytes of the records held, before any coding.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(super) fn push_event(&mut self, event: &Event) {
+        let bytes = event.as_bytes();
+        let kind = match event {
+            Event::Thread(_) => EventKind::Thread,
+            Event::Slice(_) => EventKind::Slice,
+            Event::Probe(_) => EventKind::Probe,
+            Event::Life(_) => EventKind::Life,
+        } as u8;
+        self.columns[COLUMN_TAGS].push(kind);
+        let ts = event.header().ts_ns;
+        put(&mut self.columns[COLUMN_TIME], zigzag(ts.wrapping_sub(self.last_ts)));
+        self.last_ts = ts;
+
+        let (first, fields) = fields_of(kind).expect("every kind has fields");
+        for (i, &(field, coding)) in fields.iter().enumerate() {
+            let (column, memory) = (&mut self.columns[first + i], &mut self.memory[first + i]);
+            let value = field.get(bytes);
+            match coding {
+                Coding::Plain => put(column, value),
+                Coding::Dictionary => {
+                    let next = memory.index.len() as u64 + 1;
+                    match memory.index.entry(value) {
+                        std::collections::hash_map::Entry::Occupied(e) => put(column, *e.get()),
+                        std::collections::hash_map::Entry::Vacant(e) => {
+                            e.insert(next);
+                            put(column, 0);
+                            put(column, value);
+                        }
+                    }
+                }
+                _ => put(column, zigzag(value.wrapping_sub(memory.predict(coding, bytes)))),
+            }
+            memory.learn(field, coding, bytes);
+        }
+        self.records += 1;
+        self.size += bytes.len();
+    }
+
+    pub(super) fn push_json(&mut self, tag: u8, json: &[u8]) {
+        self.columns[COLUMN_TAGS].push(tag);
+        put(&mut self.columns[COLUMN_JSON], json.len() as u64);
+        self.columns[COLUMN_JSON].extend_from_slice(json);
+        self.records += 1;
+        self.size += json.len();
+    }
+
+    /// Appends the block's bytes to `out` and starts the next block.
+    pub(super) fn take(&mut self, out: &mut Vec<u8>) {
+        for column in &mut self.columns {
+            out.extend_from_slice(&(column.len() as u32).to_le_bytes());
+            out.extend_from_slice(column);
+            column.clear();
+        }
+        self.memory.iter_mut().for_each(Memory::clear);
+        self.last_ts = 0;
+        self.records = 0;
+        self.size = 0;
+    }
+}
+
+/// Hands a block's records out one by one. Total: any bytes give records or an error.
+pub(super) struct Decoder {
+    raw: Vec<u8>,
+    /// What is left of each column.
+    cursors: Vec<Cursor>,
+    memory: Vec<Memory>,
+    last_ts: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Cursor {
+    at: usize,
+    end: usize,
+}
+
+const SHORT: &str = "a column ends too early";
+
+impl Decoder {
+    /// `records` is what the block's header promises.
+    pub(super) fn new(raw: Vec<u8>, records: u32) -> Result<Self, &'static str> {
+        let mut cursors = Vec::with_capacity(COLUMNS);
+        let mut at = 0;
+        for _ in 0..COLUMNS {
+            let len = raw.get(at..at + 4).ok_or(SHORT)?;
+            let len = u32::from_le_bytes(len.try_into().map_err(|_| SHORT)?) as usize;
+            at += 4;
+            if len > raw.len() - at {
+                return Err(SHORT);
+            }
+            cursors.push(Cursor { at, end: at + len });
+            at += len;
+        }
+        if at != raw.len() {
+            return Err("bytes after the last column");
+        }
+        let tags = cursors[COLUMN_TAGS];
+        if tags.end - tags.at != records as usize {
+            return Err("the number of records is not what the header says");
+        }
+        let memory = (0..COLUMNS).map(|_| Memory::default()).collect();
+        Ok(Self { raw, cursors, memory, last_ts: 0 })
+    }
+
+    /// The next record; `None` after the last.
+    pub(super) fn next(&mut self) -> Option<Result<Record, &'static str>> {
+        let tags = &mut self.cursors[COLUMN_TAGS];
+        if tags.at == tags.end {
+            let left = self.cursors.iter().any(|c| c.at != c.end);
+            return left.then(|| {
+                self.cursors.iter_mut().for_each(|c| c.at = c.end);
+                Err("a column holds more than the records need")
+            });
+        }
+        let tag = self.raw[tags.at];
+        tags.at += 1;
+        Some(if tag < FIRST_JSON_TAG { self.event(tag) } else { self.json(tag) })
+    }
+
+    fn json(&mut self, tag: u8) -> Result<Record, &'static str> {
+        let len = self.varint(COLUMN_JSON)?;
+        let cursor = &mut self.cursors[COLUMN_JSON];
+        if len > MAX_JSON as u64 || len as usize > cursor.end - cursor.at {
+            return Err(SHORT);
+        }
+        let json = &self.raw[cursor.at..cursor.at + len as usize];
+        cursor.at += len as usize;
+        from_json(tag, json)
+    }
+
+    fn event(&mut self, kind: u8) -> Result<Record, &'static str> {
+        let (first, fields) = fields_of(kind).ok_or("unknown kind of event")?;
+        let mut buffer = [0; MAX_EVENT];
+        let bytes = &mut buffer[..SIZES[usize::from(kind) - 1]];
+        self.last_ts = self.last_ts.wrapping_add(unzigzag(self.varint(COLUMN_TIME)?));
+        TS.set(bytes, self.last_ts);
+        bytes[8] = kind;
+        for (i, &(field, coding)) in fields.iter().enumerate() {
+            let number = self.varint(first + i)?;
+            let value = match coding {
+                Coding::Plain => number,
+                Coding::Dictionary if number == 0 => {
+                    let value = self.varint(first + i)?;
+                    self.memory[first + i].values.push(value);
+                    value
+                }
+                Coding::Dictionary => *usize::try_from(number - 1)
+                    .ok()
+                    .and_then(|n| self.memory[first + i].values.get(n))
+                    .ok_or("no such entry in a dictionary")?,
+                _ => self.memory[first + i].predict(coding, bytes).wrapping_add(unzigzag(number)),
+            };
+            if !field.set(bytes, value) {
+                return Err("a number does not fit its field");
+            }
+        }
+        for (i, &(field, coding)) in fields.iter().enumerate() {
+            self.memory[first + i].learn(field, coding, bytes);
+        }
+        Event::decode(bytes).map(Record::Event).map_err(|_| "an event holds an impossible value")
+    }
+
+    fn varint(&mut self, column: usize) -> Result<u64, &'static str> {
+        let cursor = &mut self.cursors[column];
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            if cursor.at == cursor.end {
+                return Err(SHORT);
+            }
+            let byte = self.raw[cursor.at];
+            cursor.at += 1;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a number is too long")
+    }
+}
+
+/// First column and fields of an event kind.
+fn fields_of(kind: u8) -> Option<(usize, &'static [(Field, Coding)])> {
+    let kind = usize::from(kind).checked_sub(1).filter(|k| *k < FIELDS.len())?;
+    let first = COLUMN_FIELDS + FIELDS[..kind].iter().map(|f| f.len()).sum::<usize>();
+    Some((first, FIELDS[kind]))
+}
+
+/// LEB128: 7 bits a byte, low first.
+fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// A difference as a number that is small when the difference is, either way.
+fn zigzag(difference: u64) -> u64 {
+    (difference << 1) ^ (((difference as i64) >> 63) as u64)
+}
+
+fn unzigzag(number: u64) -> u64 {
+    (number >> 1) ^ (number & 1).wrapping_neg()
+}
