@@ -1,4 +1,5 @@
 //! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
 
+pub mod elf;
 pub mod event;
 pub mod record;
