@@ -2,4 +2,5 @@
 
 pub mod elf;
 pub mod event;
+pub mod go;
 pub mod record;
