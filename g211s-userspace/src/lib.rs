@@ -4,3 +4,4 @@ pub mod elf;
 pub mod event;
 pub mod go;
 pub mod record;
+pub mod target;
