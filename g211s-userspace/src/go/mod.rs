@@ -1,0 +1,182 @@
+//! What a Go executable is: version, how it was built, its functions. Computed once per executable,
+//! shared by every process of it. Must not know processes, nor what is done with a probe.
+
+use crate::elf::buildinfo::BuildInfo;
+use crate::elf::pclntab::{Function, Pclntab};
+use crate::elf::sites::{FunctionCode, MAX_CODE, SiteError};
+use crate::elf::{EM_X86_64, ElfError, ElfFile, ReadAt};
+
+pub mod plan;
+pub mod reasons;
+pub mod version;
+
+use version::GoVersion;
+
+/// The oldest minor version that is supported: the frame pointer is pushed first and
+/// `stopTheWorldWithSema` takes a reason since 1.21.
+pub const OLDEST_MINOR: u32 = 21;
+/// The newest minor version whose runtime was read and measured.
+pub const NEWEST_CHECKED_MINOR: u32 = 27;
+
+/// Why an executable cannot be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum BinaryError {
+    /// No ELF file, or one of a kind that is not read, or malformed.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// No build information.
+    #[error("not a Go executable (it has no Go build information)")]
+    NotGo,
+    /// Go, but of another machine.
+    #[error("built for another machine (ELF machine {0}); only x86-64 is supported")]
+    NotX86(u16),
+    /// Go, but too old.
+    #[error("built with {0}; pauses can be observed from Go 1.{OLDEST_MINOR} on")]
+    TooOld(String),
+    /// Go, but the version is not understood.
+    #[error("built with an unknown Go version `{0}`")]
+    UnknownVersion(String),
+}
+
+/// A Go executable.
+#[derive(Debug)]
+pub struct Binary {
+    elf: ElfFile,
+    /// What the linker wrote about the build.
+    pub build: BuildInfo,
+    /// `build.go_version`, parsed.
+    pub version: GoVersion,
+    /// Its function table.
+    pub functions: Pclntab,
+    /// The symbol table is gone (`-ldflags=-s`, `strip`).
+    pub stripped: bool,
+    /// DWARF is there.
+    pub has_dwarf: bool,
+    /// Loaded at an address chosen by the kernel.
+    pub pie: bool,
+    /// A PIE that needs no dynamic loader.
+    pub static_pie: bool,
+    /// It contains `runtime/cgo`: threads that Go did not make can call into it.
+    pub cgo: bool,
+}
+
+impl Binary {
+    /// Reads an executable. Takes milliseconds, also for large ones: the line tables stay on disk.
+    pub fn load(source: impl ReadAt + 'static) -> Result<Self, BinaryError> {
+        let elf = ElfFile::open(source)?;
+        let build = match BuildInfo::read(&elf) {
+            Ok(build) => build,
+            Err(ElfError::Missing(_)) => return Err(BinaryError::NotGo),
+            Err(ElfError::Unsupported(_)) => {
+                return Err(BinaryError::TooOld("Go 1.17 or older".to_owned()));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let version = GoVersion::parse(&build.go_version)
+            .ok_or_else(|| BinaryError::UnknownVersion(build.go_version.clone()))?;
+        if elf.machine != EM_X86_64 {
+            return Err(BinaryError::NotX86(elf.machine));
+        }
+        if !version.at_least(OLDEST_MINOR) {
+            return Err(BinaryError::TooOld(build.go_version));
+        }
+        let functions = Pclntab::read(&elf)?;
+        let cgo = functions.with_prefix("runtime/cgo.").next().is_some();
+        Ok(Self {
+            stripped: !elf.has_symtab(),
+            has_dwarf: elf.has_dwarf(),
+            pie: elf.is_dyn,
+            static_pie: elf.is_dyn && !elf.has_interp(),
+            cgo,
+            elf,
+            build,
+            version,
+            functions,
+        })
+    }
+
+    /// How it was linked, in words: `plain` or `stripped`, then `pie` or `static-pie`, `cgo`, `race`
+    /// and a build mode other than `exe` and `pie`, where they apply.
+    pub fn link_mode(&self) -> Vec<String> {
+        let mut words = vec![if self.stripped { "stripped" } else { "plain" }];
+        if self.static_pie {
+            words.push("static-pie");
+        } else if self.pie {
+            words.push("pie");
+        }
+        if self.cgo {
+            words.push("cgo");
+        }
+        if self.build.setting("-race") == Some("true") {
+            words.push("race");
+        }
+        match self.build_mode() {
+            Some("exe" | "pie") | None => {}
+            Some(other) => words.push(other),
+        }
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// `-buildmode`, where built in.
+    pub fn build_mode(&self) -> Option<&str> {
+        self.build.setting("-buildmode")
+    }
+
+    /// Reads a function's machine code for [`decode`](FunctionCode::decode). Fails where it does not
+    /// lie in one executable segment.
+    pub fn code(&self, function: &Function<'_>) -> Result<Code, BinaryError> {
+        let len = function.end - function.entry;
+        let file_offset = self
+            .elf
+            .file_offset(function.entry)
+            .filter(|_| self.elf.is_text(function.entry, len))
+            .ok_or(ElfError::Malformed("a function lies outside of the executable segments"))?;
+        let bytes = self.elf.read_va(function.entry, len, MAX_CODE, "a function")?;
+        Ok(Code { bytes, va: function.entry, file_offset })
+    }
+}
+
+/// A function's machine code.
+#[derive(Debug)]
+pub struct Code {
+    bytes: Vec<u8>,
+    va: u64,
+    file_offset: u64,
+}
+
+impl Code {
+    /// Decodes it from end to end.
+    pub fn decode(&self) -> Result<FunctionCode<'_>, SiteError> {
+        FunctionCode::decode(&self.bytes, self.va, self.file_offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::fixture;
+
+    #[test]
+    fn a_go_executable_loads() {
+        let binary = Binary::load(fixture::go_elf(true)).expect("loads");
+        assert_eq!(binary.version.minor, 27);
+        assert_eq!(binary.link_mode(), ["stripped", "static-pie"]);
+        assert!(!binary.cgo);
+    }
+
+    #[test]
+    fn refusals_name_the_reason() {
+        let replaced = |from: &[u8], to: &[u8]| {
+            let mut b = fixture::go_elf(false);
+            let at = b.windows(from.len()).position(|w| w == from).expect("is there");
+            b[at..at + to.len()].copy_from_slice(to);
+            Binary::load(b).expect_err("is refused")
+        };
+        assert!(matches!(replaced(b"go1.27.3", b"go1.20.3"), BinaryError::TooOld(_)));
+        assert!(matches!(replaced(b"go1.27.3", b"gox.27.3"), BinaryError::UnknownVersion(_)));
+        assert!(matches!(replaced(b" Go buildinf:", b"x"), BinaryError::NotGo));
+        let mut arm = fixture::go_elf(false);
+        arm[18] = 183;
+        assert!(matches!(Binary::load(arm), Err(BinaryError::NotX86(183))));
+    }
+}

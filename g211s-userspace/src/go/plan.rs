@@ -1,0 +1,443 @@
+//! Which probes to set in a Go executable, and what cannot be had and why. Decides from the file
+//! alone; must not know the kernel, attaching or processes.
+
+use std::collections::HashMap;
+
+use g211s_ebpf::event::Site;
+
+use super::{Binary, Code, NEWEST_CHECKED_MINOR};
+use crate::elf::pclntab::Function;
+use crate::elf::sites::{CodeSite, FunctionCode};
+use crate::record::{AttachedProbe, Unavailable};
+
+const GC_START: &str = "runtime.gcStart";
+const STW_STOP: &str = "runtime.stopTheWorldWithSema";
+const STW_START: &str = "runtime.startTheWorldWithSema";
+const GC_MARK_TERMINATION: &str = "runtime.gcMarkTermination";
+const GC_STOP_M: &str = "runtime.gcstopm";
+const GC_TRANSITION_END: &str = "runtime.(*gcCPULimiterState).finishGCTransition";
+const REFILL: &str = "runtime.(*mcache).refill";
+const ALLOC_LARGE: &str = "runtime.(*mcache).allocLarge";
+const NEXT_FREE: &str = "runtime.(*mcache).nextFree";
+const MALLOC_GC: &str = "runtime.mallocgc";
+const HISTOGRAM_RECORD: &str = "runtime.(*timeHistogram).record";
+
+/// Runtime functions that do not come back to their caller, and `morestack`, after which the caller
+/// begins anew (Go `src/runtime/panic.go`, `signal_unix.go`, `asm_amd64.s`).
+const NEVER_RETURNS: [&str; 32] = [
+    "runtime.throw",
+    "runtime.fatal",
+    "runtime.fatalthrow",
+    "runtime.fatalpanic",
+    "runtime.gopanic",
+    "runtime.panicIndex",
+    "runtime.panicIndexU",
+    "runtime.panicSliceAlen",
+    "runtime.panicSliceAlenU",
+    "runtime.panicSliceAcap",
+    "runtime.panicSliceAcapU",
+    "runtime.panicSliceB",
+    "runtime.panicSliceBU",
+    "runtime.panicSlice3Alen",
+    "runtime.panicSlice3AlenU",
+    "runtime.panicSlice3Acap",
+    "runtime.panicSlice3AcapU",
+    "runtime.panicSlice3B",
+    "runtime.panicSlice3BU",
+    "runtime.panicSlice3C",
+    "runtime.panicSlice3CU",
+    "runtime.panicSliceConvert",
+    "runtime.panicBounds",
+    "runtime.panicdivide",
+    "runtime.panicoverflow",
+    "runtime.panicshift",
+    "runtime.panicnil",
+    "runtime.panicmem",
+    "runtime.panicdottypeE",
+    "runtime.panicunsafestringlen",
+    "runtime.morestack",
+    "runtime.morestack_noctxt",
+];
+
+/// What to plan beyond the usual.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// `runtime.mallocgc` and its size-specialised variants: dear in a program that allocates.
+    pub mallocgc: bool,
+    /// `runtime.(*mcache).nextFree`.
+    pub nextfree: bool,
+    /// Any function, at its entry.
+    pub custom: Option<String>,
+}
+
+/// A probe to set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedProbe {
+    /// What it is for.
+    pub site: Site,
+    /// Function it sits in.
+    pub function: String,
+    /// Offset of the instruction in the function, bytes.
+    pub function_offset: u64,
+    /// Virtual address, before a PIE's load bias.
+    pub va: u64,
+    /// Offset in the file: what the kernel is given.
+    pub file_offset: u64,
+    /// The instruction, e.g. `push rbp`.
+    pub instruction: String,
+    /// Whether the kernel emulates it (cheap) or single-steps it (dear).
+    pub emulated: bool,
+}
+
+impl PlannedProbe {
+    fn new(site: Site, function: &str, at: CodeSite) -> Self {
+        Self {
+            site,
+            function: function.to_owned(),
+            function_offset: at.offset,
+            va: at.va,
+            file_offset: at.file_offset,
+            instruction: at.instruction,
+            emulated: at.emulated,
+        }
+    }
+
+    /// As it goes into the recording, once it is attached.
+    pub fn attached(&self) -> AttachedProbe {
+        AttachedProbe {
+            site: site_name(self.site).to_owned(),
+            site_id: self.site as u32,
+            function: self.function.clone(),
+            function_offset: self.function_offset,
+            file_offset: self.file_offset,
+            instruction: self.instruction.clone(),
+            emulated: self.emulated,
+        }
+    }
+}
+
+/// What to attach to an executable.
+#[derive(Clone, Debug, Default)]
+pub struct ProbePlan {
+    /// Probes, in the order of [`Site`].
+    pub probes: Vec<PlannedProbe>,
+    /// What is missing, why, and what that costs the user.
+    pub unavailable: Vec<Unavailable>,
+}
+
+impl ProbePlan {
+    /// The probes of a site.
+    pub fn of(&self, site: Site) -> impl Iterator<Item = &PlannedProbe> {
+        self.probes.iter().filter(move |p| p.site == site)
+    }
+}
+
+/// No probe at all can be set.
+#[derive(Debug, thiserror::Error)]
+#[error("none of the Go runtime's functions can be probed in this executable: {0}")]
+pub struct NothingToProbe(String);
+
+/// The name of a site in recordings and reports.
+pub fn site_name(site: Site) -> &'static str {
+    match site {
+        Site::GcStart => "gc_start",
+        Site::StwStop => "stw_stop",
+        Site::StwStopped => "stw_stopped",
+        Site::StwStart => "stw_start",
+        Site::StwEnd => "stw_end",
+        Site::GcMarkTermination => "gc_mark_termination",
+        Site::GcStopM => "gc_stop_m",
+        Site::GcTransitionEnd => "gc_transition_end",
+        Site::McacheRefill => "mcache_refill",
+        Site::McacheAllocLarge => "mcache_alloc_large",
+        Site::McacheNextFree => "mcache_next_free",
+        Site::MallocGc => "mallocgc",
+        Site::Custom => "custom",
+    }
+}
+
+fn costs(site: Site) -> &'static str {
+    match site {
+        Site::GcStart => "why a GC cycle began (heap, time, runtime.GC) is not told",
+        Site::StwStop => {
+            "no thread states during the stopping phase: a slow stop has no culprit; before Go 1.23 no \
+             pause is measured at all"
+        }
+        Site::StwStopped => "stopping and stopped time of a pause are not told apart",
+        Site::StwStart => "pauses have no end: they are not measured",
+        Site::StwEnd => "pause lengths are not checked against the runtime's own clock",
+        Site::GcMarkTermination => "GC cycles are counted by their stops only",
+        Site::GcStopM => "which thread was the last to stop is told by the scheduler only",
+        Site::GcTransitionEnd => "the runtime's own end time of GC stops is not known",
+        Site::McacheRefill => "the small-object allocation rate is not known",
+        Site::McacheAllocLarge => "the large-object allocation rate is not known",
+        Site::McacheNextFree => "nextFree calls are not counted",
+        Site::MallocGc => "mallocgc calls are not counted",
+        Site::Custom => "calls of the function are not counted",
+    }
+}
+
+/// Plans the probes for an executable. What is missing is reported, not fatal, unless nothing is
+/// left.
+///
+/// By version:
+/// - Entries (`push rbp`): all versions. An ABI wrapper that has the name of the function it calls is
+///   left out, so that a call counts once.
+/// - [`Site::StwStopped`]: before 1.23 only; later `startTheWorldWithSema` carries the time in its
+///   registers. In 1.22 the calls of `(*timeHistogram).record` (BX = stopping time, ns; two, one of
+///   which is executed), in 1.21 the last branch before the return.
+/// - [`Site::StwEnd`]: 1.22+, the calls of `(*timeHistogram).record` (AX = histogram, BX =
+///   `totalTime`, ns; two, GC and other, one of which is executed). In 1.21
+///   [`Site::GcTransitionEnd`] tells the end of GC stops (BX = `now`); others have none.
+/// - [`Site::MallocGc`]: `runtime.mallocgc`, and from 1.26 on `runtime.mallocgc*SC<n>`
+///   (`SmallNoScanSC2`…, `SmallScanNoHeaderSC1`…, `TinySC2`), which the compiler calls directly where
+///   it knows the size (Go `src/runtime/malloc_stubs.go`, `cmd/compile/internal/walk`). Where the
+///   size is not known to the compiler, `mallocgc` passes small ones on to a variant, so those hit
+///   twice: hits are calls, an upper bound of allocations. `*SlowPath` and the helpers
+///   without `SC<n>` are only called from these and are left out.
+pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, NothingToProbe> {
+    let mut planner = Planner::new(binary, options);
+    planner.entry(Site::GcStart, GC_START);
+    planner.entry(Site::StwStop, STW_STOP);
+    planner.stopped();
+    planner.entry(Site::StwStart, STW_START);
+    planner.end();
+    planner.entry(Site::GcMarkTermination, GC_MARK_TERMINATION);
+    planner.entry(Site::GcStopM, GC_STOP_M);
+    planner.entry(Site::GcTransitionEnd, GC_TRANSITION_END);
+    planner.entry(Site::McacheRefill, REFILL);
+    planner.entry(Site::McacheAllocLarge, ALLOC_LARGE);
+    if options.nextfree {
+        planner.entry(Site::McacheNextFree, NEXT_FREE);
+    }
+    if options.mallocgc {
+        planner.mallocgc();
+    }
+    if let Some(name) = &options.custom {
+        planner.entry(Site::Custom, name);
+    }
+    let mut plan = planner.plan;
+    if plan.probes.is_empty() {
+        let whys: Vec<String> = plan.unavailable.into_iter().map(|u| u.why).collect();
+        return Err(NothingToProbe(whys.join("; ")));
+    }
+    if binary.version.at_least(NEWEST_CHECKED_MINOR + 1) {
+        plan.unavailable.push(Unavailable {
+            feature: "checked_go_version".to_owned(),
+            why: format!(
+                "{} is newer than Go 1.{NEWEST_CHECKED_MINOR}, the newest whose runtime was checked",
+                binary.version
+            ),
+            costs: "arguments of probes are read as in the newest checked version; compare the \
+                    pauses with the runtime's own counts"
+                .to_owned(),
+        });
+    }
+    Ok(plan)
+}
+
+struct Planner<'a> {
+    binary: &'a Binary,
+    functions: HashMap<&'a str, Vec<Function<'a>>>,
+    never_returns: Vec<u64>,
+    plan: ProbePlan,
+}
+
+impl<'a> Planner<'a> {
+    fn new(binary: &'a Binary, options: &'a PlanOptions) -> Self {
+        let mut names = vec![
+            GC_START,
+            STW_STOP,
+            STW_START,
+            GC_MARK_TERMINATION,
+            GC_STOP_M,
+            GC_TRANSITION_END,
+            REFILL,
+            ALLOC_LARGE,
+            NEXT_FREE,
+            MALLOC_GC,
+            HISTOGRAM_RECORD,
+        ];
+        names.extend(NEVER_RETURNS);
+        names.extend(options.custom.as_deref());
+        let functions = binary.functions.resolve(&names);
+        let never_returns = NEVER_RETURNS
+            .iter()
+            .filter_map(|n| functions.get(n))
+            .flatten()
+            .map(|f| f.entry)
+            .collect();
+        Self { binary, functions, never_returns, plan: ProbePlan::default() }
+    }
+
+    fn missing(&mut self, site: Site, why: String) {
+        self.plan.unavailable.push(Unavailable {
+            feature: site_name(site).to_owned(),
+            why,
+            costs: costs(site).to_owned(),
+        });
+    }
+
+    fn add(&mut self, site: Site, function: &str, at: impl IntoIterator<Item = CodeSite>) {
+        let probes = at.into_iter().map(|at| PlannedProbe::new(site, function, at));
+        self.plan.probes.extend(probes);
+    }
+
+    /// Runs `f` on the decoded code of the function of this name; of several, on each that is not
+    /// only a wrapper of another.
+    fn with_code<T>(
+        &self,
+        name: &str,
+        mut f: impl FnMut(&FunctionCode<'_>) -> Result<T, String>,
+    ) -> Result<Vec<T>, String> {
+        let found = self.functions.get(name).map(Vec::as_slice).unwrap_or_default();
+        if found.is_empty() {
+            return Err(format!(
+                "{name} is not in the executable's function table (inlined or dropped by the linker)"
+            ));
+        }
+        let codes: Result<Vec<Code>, String> =
+            found.iter().map(|f| self.binary.code(f).map_err(|e| format!("{name}: {e}"))).collect();
+        let codes = codes?;
+        let mut results = Vec::new();
+        for (function, code) in found.iter().zip(&codes) {
+            let code = code.decode().map_err(|e| format!("{name}: {e}"))?;
+            let is_wrapper =
+                found.iter().any(|f| f.entry != function.entry && code.leads_to(f.entry));
+            if is_wrapper {
+                continue;
+            }
+            results.push(f(&code)?);
+        }
+        Ok(results)
+    }
+
+    fn entry(&mut self, site: Site, name: &str) {
+        let at = self.with_code(name, |code| code.entry_push().map_err(|e| format!("{name}: {e}")));
+        match at {
+            Ok(at) => self.add(site, name, at),
+            Err(why) => self.missing(site, why),
+        }
+    }
+
+    /// The calls of `(*timeHistogram).record` in a function: at least one.
+    fn record_calls(&self, name: &str) -> Result<Vec<CodeSite>, String> {
+        let record = match self.functions.get(HISTOGRAM_RECORD).map(Vec::as_slice) {
+            Some([record]) => record.entry,
+            _ => return Err(format!("{HISTOGRAM_RECORD} is not a function of its own here")),
+        };
+        let calls = self.with_code(name, |code| Ok(code.calls_to(record)))?;
+        let calls: Vec<CodeSite> = calls.into_iter().flatten().collect();
+        if calls.is_empty() {
+            return Err(format!("{name} does not call {HISTOGRAM_RECORD} (inlined)"));
+        }
+        Ok(calls)
+    }
+
+    fn stopped(&mut self) {
+        if self.binary.version.at_least(23) {
+            return;
+        }
+        let calls = if self.binary.version.at_least(22) {
+            self.record_calls(STW_STOP)
+        } else {
+            Err(String::new())
+        };
+        let never_returns = |va: u64| self.never_returns.contains(&va);
+        let at = calls.or_else(|_| {
+            self.with_code(STW_STOP, |code| match code.exit_branch(never_returns) {
+                Ok(at) => Ok(vec![at]),
+                Err(why) => {
+                    let rets = code.rets();
+                    if rets.is_empty() { Err(format!("{STW_STOP}: {why}")) } else { Ok(rets) }
+                }
+            })
+            .map(|found| found.into_iter().flatten().collect())
+        });
+        match at {
+            Ok(at) => self.add(Site::StwStopped, STW_STOP, at),
+            Err(why) => self.missing(Site::StwStopped, why),
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.binary.version.at_least(22) {
+            return self.missing(
+                Site::StwEnd,
+                "Go 1.21's runtime does not compute the total time of a stop; gc_transition_end \
+                 gives the end of GC stops"
+                    .to_owned(),
+            );
+        }
+        match self.record_calls(STW_START) {
+            Ok(at) => self.add(Site::StwEnd, STW_START, at),
+            Err(why) => self.missing(Site::StwEnd, why),
+        }
+    }
+
+    fn mallocgc(&mut self) {
+        self.entry(Site::MallocGc, MALLOC_GC);
+        let variants: Vec<Function<'a>> =
+            self.binary.functions.with_prefix(MALLOC_GC).filter(is_size_class_variant).collect();
+        for f in variants {
+            let Ok(name) = std::str::from_utf8(f.name) else { continue };
+            self.functions.insert(name, vec![f]);
+            self.entry(Site::MallocGc, name);
+        }
+    }
+}
+
+/// `runtime.mallocgc…SC<n>`.
+fn is_size_class_variant(f: &Function<'_>) -> bool {
+    let digits = f.name.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    digits > 0 && f.name[..f.name.len() - digits].ends_with(b"SC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::fixture;
+
+    #[test]
+    fn size_class_variants_are_told_from_helpers() {
+        let is = |name: &str| {
+            is_size_class_variant(&Function { name: name.as_bytes(), entry: 0, end: 0 })
+        };
+        assert!(is("runtime.mallocgcSmallNoScanSC2"));
+        assert!(is("runtime.mallocgcTinySC26"));
+        assert!(!is("runtime.mallocgc"));
+        assert!(!is("runtime.mallocgcSmallNoScanSlowPath"));
+        assert!(!is("runtime.mallocgcSC"));
+        assert!(!is("runtime.mallocgcLarge2"));
+    }
+
+    #[test]
+    fn what_is_missing_is_reported_with_its_cost() {
+        // The fixture has gcStart and mallocgc, as nothing but padding.
+        let binary = Binary::load(fixture::go_elf(false)).expect("loads");
+        let err = plan(&binary, &PlanOptions::default()).expect_err("nothing to probe");
+        assert!(err.to_string().contains("runtime.stopTheWorldWithSema"), "{err}");
+
+        let mut bytes = fixture::go_elf(false);
+        bytes[fixture::TEXT_OFFSET as usize] = 0x55;
+        bytes[fixture::TEXT_OFFSET as usize + 1] = 0xc3;
+        let binary = Binary::load(bytes).expect("loads");
+        let plan =
+            plan(&binary, &PlanOptions { custom: Some("main.none".into()), ..Default::default() })
+                .expect("one is left");
+        assert_eq!(plan.probes.len(), 1);
+        assert_eq!(plan.probes[0].attached().site, "gc_start");
+        assert_eq!(plan.probes[0].file_offset, fixture::TEXT_OFFSET);
+        assert!(plan.unavailable.iter().any(|u| u.feature == "stw_stop" && !u.costs.is_empty()));
+        assert!(plan.unavailable.iter().any(|u| u.why.contains("main.none")));
+        assert!(plan.unavailable.iter().all(|u| u.feature != "mallocgc"), "not asked for");
+    }
+
+    #[test]
+    fn site_names_differ() {
+        let mut names: Vec<_> = Site::ALL.into_iter().map(site_name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Site::ALL.len());
+    }
+}
