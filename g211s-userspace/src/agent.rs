@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -125,7 +124,7 @@ struct Watched {
 /// there are none: what fails then is said in a notice.
 pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     let began = Instant::now();
-    let procfs = Procfs::system();
+    let procfs = Procfs::default();
     let threshold_ns = args.threshold.as_nanos() as u64;
     let mut console =
         Console { tty: sinks.live && io::stderr().is_terminal(), threshold_ns, status: false };
@@ -133,7 +132,15 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     let mut seen = HashSet::new();
     for &pid in &args.pids {
         if seen.insert(pid) {
-            resolved.push(target::resolve(&procfs, pid)?);
+            let target = target::resolve(&procfs, pid)?;
+            if target.tgid.is_none() {
+                bail!(
+                    "g211s runs in a nested PID namespace, from which the kernel's number of \
+                     process {pid} cannot be told: run it in the host's (docker: --pid=host, \
+                     Kubernetes: hostPID: true)"
+                );
+            }
+            resolved.push(target);
         }
     }
     if resolved.len() > usize::from(NO_TARGET.min(g211s_ebpf::config::MAX_TARGETS as u8)) {
@@ -269,15 +276,21 @@ fn attach_probes(
     options: &plan::PlanOptions,
     common: &[Unavailable],
 ) -> Result<Watched> {
-    let plan = plan::plan(&resolved.binary, options);
-    let mut record = resolved.record();
-    record.unavailable = common.to_vec();
+    let mut record = resolved.record(Vec::new(), common.to_vec());
+    let plan = plan::plan(&resolved.binary, options).unwrap_or_else(|e| {
+        record.unavailable.push(Unavailable {
+            feature: "go_probes".into(),
+            why: e.to_string(),
+            costs: "no GC cycles and no pauses; run-queue delays and netpoll go on".into(),
+        });
+        plan::ProbePlan::default()
+    });
     record.unavailable.extend(plan.unavailable);
     let mut attached = Vec::new();
     for probe in &plan.probes {
         let request = ProbeRequest {
             site: probe.site,
-            file: PathBuf::from(format!("/proc/{}/exe", record.pid)),
+            file: resolved.exe_path.clone(),
             file_offset: probe.file_offset,
             pid: record.pid,
         };
@@ -316,7 +329,7 @@ fn attach_probes(
 fn seed_threads(session: &mut Session, procfs: &Procfs, w: &mut Watched) {
     let threads = procfs.threads(w.record.pid).unwrap_or_default();
     for &tid in &threads {
-        let state = match procfs.task_state(w.record.pid, tid) {
+        let state = match procfs.thread_stat(w.record.pid, tid).map(|s| s.state) {
             Ok('S') => ThreadState::Blocked,
             Ok('D') => ThreadState::BlockedUninterruptible,
             Ok('T' | 't') => ThreadState::Stopped,
@@ -335,7 +348,7 @@ fn thread_info(procfs: &Procfs, w: &Watched, tid: u32) -> ThreadInfo {
         // runtime.m0 runs on the main thread (Go runtime/proc.go, `m0`); the other Ms' ids are in
         // the target's memory.
         m_id: (tid == w.record.tgid).then_some(0),
-        comm: procfs.task_comm(w.record.pid, tid).unwrap_or_default(),
+        comm: procfs.thread_comm(w.record.pid, tid).unwrap_or_default(),
     }
 }
 
@@ -418,7 +431,7 @@ impl Run {
                 tgid,
                 comm: self.procfs.comm(tgid).unwrap_or_default(),
                 cgroup: self.procfs.cgroup(tgid).unwrap_or_default(),
-                cmdline: self.procfs.cmdline(tgid, 120).unwrap_or_default(),
+                cmdline: self.procfs.cmdline(tgid).unwrap_or_default().chars().take(120).collect(),
             };
             self.sinks.push(Record::Process(Box::new(info)), &mut self.console);
         }
@@ -455,7 +468,7 @@ impl Run {
     fn targets_alive(&mut self) -> bool {
         for index in 0..self.watched.len() {
             let w = &self.watched[index];
-            if w.alive && !w.resolved.still_there(&self.procfs) {
+            if w.alive && !w.resolved.is_alive(&self.procfs) {
                 self.gone(index as u8, "it exited");
             }
         }

@@ -67,9 +67,17 @@ pub fn examine(pid: Option<u32>) -> Result<Diagnosis, TargetError> {
 }
 
 fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
-    let resolved = target::resolve(&Procfs::system(), pid)?;
-    let plan = plan::plan(&resolved.binary, &PlanOptions::default());
-    let record = resolved.record();
+    let resolved = target::resolve(&Procfs::default(), pid)?;
+    let mut record = resolved.record(Vec::new(), Vec::new());
+    let plan = plan::plan(&resolved.binary, &PlanOptions::default()).unwrap_or_else(|e| {
+        record.unavailable.push(Unavailable {
+            feature: "go_probes".into(),
+            why: e.to_string(),
+            costs: "no GC cycles and no pauses; run-queue delays and netpoll go on".into(),
+        });
+        plan::ProbePlan::default()
+    });
+    record.unavailable.extend(plan.unavailable);
     Ok(TargetDiagnosis {
         pid,
         comm: record.comm,
@@ -77,7 +85,7 @@ fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
         go_version: record.go_version,
         link_mode: record.link_mode,
         probes: plan.probes.iter().map(plan::PlannedProbe::attached).collect(),
-        unavailable: plan.unavailable,
+        unavailable: record.unavailable,
     })
 }
 

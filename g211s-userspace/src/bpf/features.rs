@@ -7,7 +7,7 @@ use aya::{
     Btf, EbpfLoader,
     maps::MapType,
     programs::{
-        FEntry, PerfEvent,
+        FEntry, PerfEvent, ProgramError,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
     util::KernelVersion,
@@ -240,8 +240,14 @@ fn fentry() -> Result<String, String> {
         .load(OBJECT)
         .map_err(|e| say("loading the BPF object", &e))?;
     let p = program::<FEntry>(&mut ebpf, "doctor_fentry").map_err(|e| e.to_string())?;
-    p.load("ep_poll_callback", &btf).map_err(|e| say("loading on ep_poll_callback", &e))?;
-    p.attach().map_err(|e| say("attaching to ep_poll_callback", &e))?;
+    // Some kernels refuse this program type to root as well; then "run as root" is no advice.
+    let refused = |e: ProgramError| {
+        let text = say("fentry on ep_poll_callback", &e);
+        let why = text.split("; run g211s as root").next().unwrap_or_default();
+        why.trim_end_matches([' ', ':']).replace(". Verifier output:", "")
+    };
+    p.load("ep_poll_callback", &btf).map_err(refused)?;
+    p.attach().map_err(refused)?;
     Ok("attaches to ep_poll_callback".into())
 }
 

@@ -156,7 +156,8 @@ pub fn site_name(site: Site) -> &'static str {
     }
 }
 
-fn costs(site: Site) -> &'static str {
+/// What the user loses where a site cannot be probed.
+pub fn site_costs(site: Site) -> &'static str {
     match site {
         Site::GcStart => "why a GC cycle began (heap, time, runtime.GC) is not told",
         Site::StwStop => {
@@ -274,7 +275,7 @@ impl<'a> Planner<'a> {
         self.plan.unavailable.push(Unavailable {
             feature: site_name(site).to_owned(),
             why,
-            costs: costs(site).to_owned(),
+            costs: site_costs(site).to_owned(),
         });
     }
 
