@@ -22,16 +22,17 @@ use tokio::{
 };
 
 use crate::{
-    bpf::{self, LoadOptions, Loss, ProbeRequest, Session, TargetRequest},
+    allocs::{Action, Governor},
+    bpf::{self, LoadOptions, Loss, ProbeHandle, ProbeRequest, Session, TargetRequest},
     cli::{ExtraProbe, WatchArgs},
     event::Event,
     go::{plan, reasons::StwReason},
     record::{
-        Cost, Host, Notice, ProbeHits, ProcessInfo, Record, RunEnd, RunStart, Settings, Target,
+        Cost, Host, Interval, Notice, ProbeHits, ProcessInfo, Record, RunEnd, RunStart, Settings, Target,
         ThreadInfo, Unavailable,
     },
     recording::Writer,
-    report::{Pipeline, sentence},
+    report::{Note, Pipeline, sentence},
     target::{self, ResolvedTarget, procfs::Procfs},
 };
 
@@ -61,10 +62,9 @@ impl Sinks {
             self.writer = None;
         }
         if let Some(pipeline) = &mut self.pipeline {
-            for stop in pipeline.push(record) {
-                if self.live && stop.total_ns >= console.threshold_ns {
-                    console.say(&sentence(&stop));
-                }
+            let notes = pipeline.push(record);
+            if self.live {
+                console.tell(&notes);
             }
         }
     }
@@ -84,6 +84,17 @@ impl Console {
         // A closed stderr must not end the run.
         let _ = writeln!(err, "{clear}{text}");
         self.status = false;
+    }
+
+    /// Prints the pauses that are long enough. (Notices were said when they arose.)
+    fn tell(&mut self, notes: &[Note]) {
+        for note in notes {
+            if let Note::Stop { stop, .. } = note
+                && stop.total_ns >= self.threshold_ns
+            {
+                self.say(&sentence(stop));
+            }
+        }
     }
 
     fn status(&mut self, text: &str) {
@@ -114,6 +125,9 @@ struct Watched {
     resolved: ResolvedTarget,
     request: TargetRequest,
     alive: bool,
+    /// Probes in the allocator's slow path, which come and go.
+    alloc_probes: Vec<(ProbeRequest, Option<ProbeHandle>)>,
+    governor: Governor,
 }
 
 /// Watches until the duration is over, a signal comes, or the last target is gone; returns the
@@ -190,6 +204,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         session.watch(w.request)?;
     }
     for w in &mut watched {
+        w.governor = Governor::new(start_ns);
         seed_threads(&mut session, &procfs, w);
     }
     let start = RunStart {
@@ -246,7 +261,10 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
             _ = signals.2.recv() => break "hangup",
             () = sleep_until(deadline.into()) => break "duration",
             () = run.session.pressed(), if !paused() => run.drain(),
-            _ = drain.tick() => if !paused() { run.drain() },
+            _ = drain.tick() => {
+                if !paused() { run.drain() }
+                run.govern();
+            }
             _ = counters.tick() => {
                 run.intervals();
                 if !run.targets_alive() { break "target_exited" }
@@ -287,6 +305,7 @@ fn attach_probes(
     });
     record.unavailable.extend(plan.unavailable);
     let mut attached = Vec::new();
+    let mut alloc_probes = Vec::new();
     for probe in &plan.probes {
         let request = ProbeRequest {
             site: probe.site,
@@ -295,9 +314,12 @@ fn attach_probes(
             pid: record.pid,
         };
         match session.attach_probe(&request) {
-            Ok(()) => {
+            Ok(handle) => {
                 attached.push(probe.site);
                 record.probes.push(probe.attached());
+                if matches!(probe.site, Site::McacheRefill | Site::McacheAllocLarge) {
+                    alloc_probes.push((request, Some(handle)));
+                }
             }
             Err(e) => record.unavailable.push(Unavailable {
                 feature: plan::site_name(probe.site).into(),
@@ -321,7 +343,14 @@ fn attach_probes(
         reason_sweep_term: StwReason::SWEEP_TERM.0 as u32,
         close_site,
     };
-    Ok(Watched { record, resolved, request, alive: true })
+    Ok(Watched {
+        record,
+        resolved,
+        request,
+        alive: true,
+        alloc_probes,
+        governor: Governor::new(now_ns()),
+    })
 }
 
 /// Tells the kernel side what the target's threads do now, so that a thread that sleeps through
@@ -452,9 +481,42 @@ impl Run {
     }
 
     fn interval(&mut self, target: u8) {
-        match self.session.counters(target, now_ns()) {
+        let now = now_ns();
+        let alloc_probes_ns = self.watched[usize::from(target)].governor.attached_ns(now);
+        match self.session.counters(target, now).map(|i| Interval { alloc_probes_ns, ..i }) {
             Ok(i) => self.sinks.push(Record::Interval(Box::new(i)), &mut self.console),
             Err(e) => self.notice(Some(target), &e.to_string()),
+        }
+    }
+
+    /// Lets the allocator's probes come and go, so that they stay affordable.
+    fn govern(&mut self) {
+        let now = now_ns();
+        let Self { session, watched, .. } = self;
+        let mut refused = Vec::new();
+        for w in watched.iter_mut().filter(|w| w.alive && !w.alloc_probes.is_empty()) {
+            let Ok(counted) = session.counters(w.request.index, now) else { continue };
+            let hits = [Site::McacheRefill, Site::McacheAllocLarge].map(|s| counted.hits[s as usize]);
+            let action = w.governor.decide(now, hits.iter().sum());
+            for (request, handle) in &mut w.alloc_probes {
+                let done = match (action, handle.take()) {
+                    (Action::Attach, None) => session.attach_probe(request).map(|h| *handle = Some(h)),
+                    (Action::Detach, Some(h)) => session.detach_probe(h),
+                    (_, h) => {
+                        *handle = h;
+                        Ok(())
+                    }
+                };
+                if let Err(e) = done {
+                    refused.push((w.request.index, e.to_string()));
+                }
+            }
+            if !refused.is_empty() {
+                w.alloc_probes.clear();
+            }
+        }
+        for (index, why) in refused {
+            self.notice(Some(index), &format!("allocations are not counted from here on: {why}"));
         }
     }
 
@@ -526,6 +588,8 @@ impl Run {
             self.session.unwatch(w.request.tgid);
         }
         let end_ns = now_ns();
+        // Programs that were past their filter finish within microseconds; what they send counts.
+        std::thread::sleep(Duration::from_millis(2));
         self.drain();
         let windows = std::mem::take(&mut self.windows);
         let finals =
@@ -589,6 +653,11 @@ impl Run {
             },
         };
         sinks.push(Record::End(Box::new(end)), &mut console);
+        if sinks.live
+            && let Some(pipeline) = &mut sinks.pipeline
+        {
+            console.tell(&pipeline.flush());
+        }
         console.clear();
         sinks
     }

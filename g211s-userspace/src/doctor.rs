@@ -9,7 +9,7 @@ use crate::{
     bpf::features::{self, Capability},
     go::plan::{self, PlanOptions},
     record::{AttachedProbe, Unavailable},
-    report::printable,
+    report::format::clean,
     target::{self, TargetError, procfs::Procfs},
 };
 
@@ -105,8 +105,8 @@ pub fn text(d: &Diagnosis) -> String {
     }
     if let Some(t) = &d.target {
         line(String::new());
-        line(format!("process {} ({}): {}", t.pid, printable(&t.comm), printable(&t.exe)));
-        line(format!("  {}, linked {}", printable(&t.go_version), t.link_mode.join(", ")));
+        line(format!("process {} ({}): {}", t.pid, clean(&t.comm), clean(&t.exe)));
+        line(format!("  {}, linked {}", clean(&t.go_version), t.link_mode.join(", ")));
         line("  probes that attach would place:".into());
         for p in &t.probes {
             let cost = if p.emulated {
@@ -115,11 +115,11 @@ pub fn text(d: &Diagnosis) -> String {
                 "single-stepped: about 12 µs a hit"
             };
             let mut at = String::new();
-            let _ = write!(at, "{}+{:#x}", printable(&p.function), p.function_offset);
+            let _ = write!(at, "{}+{:#x}", clean(&p.function), p.function_offset);
             line(format!("  yes  {:<20} {at:<46} {:<10} {cost}", p.site, p.instruction));
         }
         for u in &t.unavailable {
-            line(format!("  NO   {:<20} {}", u.feature, printable(&u.why)));
+            line(format!("  NO   {:<20} {}", u.feature, clean(&u.why)));
             line(format!("       {:<20} without it: {}", "", u.costs));
         }
     }

@@ -1,6 +1,7 @@
 //! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
 
 pub mod agent;
+pub mod allocs;
 pub mod analysis;
 pub mod bpf;
 pub mod cli;
@@ -8,6 +9,9 @@ pub mod doctor;
 pub mod elf;
 pub mod event;
 pub mod go;
+pub mod model;
+pub mod order;
 pub mod record;
 pub mod recording;
+pub mod report;
 pub mod target;

@@ -12,7 +12,7 @@ use g211s::{
     cli::{AttachArgs, Cli, Command, DoctorArgs, RecordArgs, ReportArgs},
     doctor,
     recording::{Reader, RecordingError, Writer},
-    report::{Pipeline, Report, text},
+    report::{Pipeline, Report, Style, text},
     target::TargetError,
 };
 
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             let line = format!("g211s: {e:#}").replace('\n', " ");
-            let _ = writeln!(io::stderr(), "{}", g211s::report::printable(&line));
+            let _ = writeln!(io::stderr(), "{}", g211s::report::format::clean(&line));
             ExitCode::from(code_of(&e))
         }
     }
@@ -74,11 +74,12 @@ fn print(text: &str) -> Result<()> {
 
 fn print_report(report: &Report, json: bool) -> Result<()> {
     if json {
-        let mut out = serde_json::to_string_pretty(report)?;
-        out.push('\n');
-        print(&out)
+        print(&(report.to_json()? + "\n"))
     } else {
-        print(&text::render(report, text::Style::for_terminal(io::stdout().is_terminal())))
+        // https://no-color.org: any value that is not empty.
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        let ansi = io::stdout().is_terminal() && !plain;
+        print(&text(report, if ansi { Style::Ansi } else { Style::Plain }))
     }
 }
 
@@ -87,7 +88,7 @@ fn attach(args: &AttachArgs) -> Result<ExitCode> {
     let sinks = Sinks { pipeline: Some(Pipeline::new("live")), writer, live: true };
     let sinks = runtime()?.block_on(agent::run(&args.watch, sinks))?;
     let pipeline = sinks.pipeline.expect("the pipeline that was put in comes back");
-    print_report(&pipeline.finish()?, args.json)?;
+    print_report(&pipeline.finish(), args.json)?;
     Ok(finish_recording(sinks.writer, args.record.is_some())?.0)
 }
 
@@ -134,7 +135,7 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
             reader.truncated()
         );
     }
-    print_report(&pipeline.finish()?, args.json)?;
+    print_report(&pipeline.finish(), args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 

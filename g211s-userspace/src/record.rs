@@ -181,6 +181,9 @@ pub struct Interval {
     pub gc: u64,
     /// Bytes of large allocations.
     pub large_bytes: u64,
+    /// How long the probes in the allocator were attached, ns: less than the time since attach
+    /// where they were too dear to stay (see the agent's `allocs`).
+    pub alloc_probes_ns: u64,
     /// Probe hits, by `Site` number.
     pub hits: Vec<u64>,
 }

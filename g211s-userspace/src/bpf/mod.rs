@@ -124,6 +124,18 @@ pub struct ProbeRequest {
     pub pid: u32,
 }
 
+/// An attached uprobe.
+#[derive(Debug)]
+pub struct ProbeHandle {
+    program: &'static str,
+    link: UProbeLinkId,
+}
+
+/// The program that serves a site.
+fn probe_program(site: Site) -> &'static str {
+    if site.is_counted_only() { "go_count" } else { "go_edge" }
+}
+
 /// How a target is watched, for the kernel side.
 #[derive(Clone, Copy, Debug)]
 pub struct TargetRequest {
@@ -185,7 +197,6 @@ pub struct Session {
     counters: PerCpuArray<MapData, Pod<TargetCounters>>,
     hists: PerCpuArray<MapData, Pod<HistData>>,
     loss: PerCpuArray<MapData, Pod<LossCounters>>,
-    uprobes: Vec<(Site, UProbeLinkId)>,
     kernel_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -279,7 +290,6 @@ impl Session {
             loss: PerCpuArray::try_from(take(&mut ebpf, "LOSS")?).map_err(map_error)?,
             ebpf,
             ring,
-            uprobes: Vec::new(),
             kernel_log,
         })
     }
@@ -330,12 +340,12 @@ impl Session {
         unavailable
     }
 
-    /// Attaches one uprobe.
+    /// Attaches one uprobe. It stays until the session or [`Self::detach_probe`] ends it.
     ///
     /// # Errors
     /// [`BpfError`] with the kernel's reason.
-    pub fn attach_probe(&mut self, probe: &ProbeRequest) -> Result<(), BpfError> {
-        let name = if probe.site.is_counted_only() { "go_count" } else { "go_edge" };
+    pub fn attach_probe(&mut self, probe: &ProbeRequest) -> Result<ProbeHandle, BpfError> {
+        let name = probe_program(probe.site);
         let what = || {
             format!(
                 "attaching to {}+{:#x} for {:?}",
@@ -356,8 +366,17 @@ impl Session {
                 UProbeScope::OneProcess(pid),
             )
             .map_err(|e| failed(what(), &e))?;
-        self.uprobes.push((probe.site, link));
-        Ok(())
+        Ok(ProbeHandle { program: name, link })
+    }
+
+    /// Takes a uprobe out again.
+    ///
+    /// # Errors
+    /// [`BpfError`] if the kernel refuses; the session's end detaches it then.
+    pub fn detach_probe(&mut self, probe: ProbeHandle) -> Result<(), BpfError> {
+        program::<UProbe>(&mut self.ebpf, probe.program)?
+            .detach(probe.link)
+            .map_err(|e| failed("detaching a probe", &e))
     }
 
     /// Begins to watch a target: every program filters by this table, so this is the moment at
