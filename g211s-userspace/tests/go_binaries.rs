@@ -126,7 +126,8 @@ fn binaries() -> &'static [Built] {
 }
 
 fn load(path: &Path) -> Binary {
-    Binary::load(fs::File::open(path).expect("opens")).unwrap_or_else(|e| panic!("{path:?}: {e}"))
+    Binary::load(fs::File::open(path).expect("opens"))
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn full_plan(binary: &Binary) -> ProbePlan {

@@ -187,8 +187,14 @@ fn costs(site: Site) -> &'static str {
 ///   registers. In 1.22 the calls of `(*timeHistogram).record` (BX = stopping time, ns; two, one of
 ///   which is executed), in 1.21 the last branch before the return.
 /// - [`Site::StwEnd`]: 1.22+, the calls of `(*timeHistogram).record` (AX = histogram, BX =
-///   `totalTime`, ns; two, GC and other, one of which is executed). In 1.21
-///   [`Site::GcTransitionEnd`] tells the end of GC stops (BX = `now`); others have none.
+///   `totalTime`, ns; two, GC and other, one of which is executed). Where the caller passed a `now`
+///   (AX at [`Site::StwStart`], only at mark termination: `work.tEnd`), that total ends *then*, and
+///   the world stays stopped a little longer. In 1.21 [`Site::GcTransitionEnd`] tells the
+///   end of GC stops (BX = `now`); others have none.
+/// - [`Site::GcTransitionEnd`]: after [`Site::StwEnd`] for the stop that begins a cycle (`gcStart`),
+///   before [`Site::StwStart`] for the one that ends it (`gcMarkTermination`). A stop of reason "GC
+///   mark termination" that finds more work (`gcMarkDone`) has neither it nor
+///   [`Site::GcMarkTermination`]. Go `src/runtime/mgc.go`, 1.21.13, 1.22.10 and 1.27.3.
 /// - [`Site::MallocGc`]: `runtime.mallocgc`, and from 1.26 on `runtime.mallocgc*SC<n>`
 ///   (`SmallNoScanSC2`…, `SmallScanNoHeaderSC1`…, `TinySC2`), which the compiler calls directly where
 ///   it knows the size (Go `src/runtime/malloc_stubs.go`, `cmd/compile/internal/walk`). Where the
