@@ -22,6 +22,10 @@ const NEXT_FREE: &str = "runtime.(*mcache).nextFree";
 const MALLOC_GC: &str = "runtime.mallocgc";
 const HISTOGRAM_RECORD: &str = "runtime.(*timeHistogram).record";
 
+/// Text that the FIPS 140 module hashes at start (Go 1.24+, `crypto/internal/fips140/check`): an
+/// `int3` in it would end the program.
+const FIPS_MODULE: &str = "crypto/internal/fips140";
+
 /// Runtime functions that do not come back to their caller, and `morestack`, after which the caller
 /// begins anew (Go `src/runtime/panic.go`, `signal_unix.go`, `asm_amd64.s`).
 const NEVER_RETURNS: [&str; 32] = [
@@ -220,7 +224,11 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
         planner.mallocgc();
     }
     if let Some(name) = &options.custom {
-        planner.entry(Site::Custom, name);
+        if name.starts_with(FIPS_MODULE) {
+            planner.missing(Site::Custom, format!("{name} checks its own code at start"));
+        } else {
+            planner.entry(Site::Custom, name);
+        }
     }
     let mut plan = planner.plan;
     if plan.probes.is_empty() {
@@ -437,6 +445,17 @@ mod tests {
         assert!(plan.unavailable.iter().any(|u| u.feature == "stw_stop" && !u.costs.is_empty()));
         assert!(plan.unavailable.iter().any(|u| u.why.contains("main.none")));
         assert!(plan.unavailable.iter().all(|u| u.feature != "mallocgc"), "not asked for");
+    }
+
+    #[test]
+    fn the_fips_module_is_left_alone() {
+        let mut bytes = fixture::go_elf(false);
+        bytes[fixture::TEXT_OFFSET as usize] = 0x55;
+        let binary = Binary::load(bytes).expect("loads");
+        let custom = Some("crypto/internal/fips140/sha256.block".to_owned());
+        let plan = plan(&binary, &PlanOptions { custom, ..Default::default() }).expect("gcStart");
+        assert_eq!(plan.of(Site::Custom).count(), 0);
+        assert!(plan.unavailable.iter().any(|u| u.why.contains("checks its own code")));
     }
 
     #[test]
