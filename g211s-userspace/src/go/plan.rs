@@ -201,7 +201,7 @@ fn costs(site: Site) -> &'static str {
 ///   [`Site::GcMarkTermination`]. Go `src/runtime/mgc.go`, 1.21.13, 1.22.10 and 1.27.3.
 /// - [`Site::MallocGc`]: `runtime.mallocgc`, and from 1.26 on `runtime.mallocgc*SC<n>`
 ///   (`SmallNoScanSC2`…, `SmallScanNoHeaderSC1`…, `TinySC2`), which the compiler calls directly where
-///   it knows the size (Go `src/runtime/malloc_stubs.go`, `cmd/compile/internal/walk`). Where the
+///   it knows the size (Go `src/runtime/malloc_stubs.go`, `cmd/compile/internal/ssagen/ssa.go`). Where the
 ///   size is not known to the compiler, `mallocgc` passes small ones on to a variant, so those hit
 ///   twice: hits are calls, an upper bound of allocations. `*SlowPath` and the helpers
 ///   without `SC<n>` are only called from these and are left out.
