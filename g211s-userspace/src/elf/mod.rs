@@ -22,6 +22,8 @@ const MAX_SECTIONS: u64 = 65_536;
 const MAX_SECTION_NAMES: u64 = 4 << 20;
 const MAX_SECTION_NAME: usize = 256;
 const MAX_DYNAMIC: u64 = 64 << 10;
+/// Places where a scan finds what it looks for, and it turns out to be something else.
+const MAX_FINDS: usize = 4096;
 
 /// `e_machine` of x86-64.
 pub const EM_X86_64: u16 = 62;
@@ -224,7 +226,7 @@ impl ElfFile {
             return Err(ElfError::Malformed("program header table"));
         }
         let table = self.read(offset, count * PHDR_LEN, MAX_SEGMENTS * PHDR_LEN, "segments")?;
-        Ok(table
+        let segments: Vec<Segment> = table
             .chunks_exact(PHDR_LEN as usize)
             .map(|p| Segment {
                 kind: u32_at(p, 0),
@@ -233,7 +235,15 @@ impl ElfFile {
                 va: u64_at(p, 16),
                 file_size: u64_at(p, 32),
             })
-            .collect())
+            .collect();
+        // From here on, addresses and offsets within a segment cannot overflow.
+        let wraps = |s: &Segment| {
+            s.va.checked_add(s.file_size).is_none() || s.offset.checked_add(s.file_size).is_none()
+        };
+        if segments.iter().any(wraps) {
+            return Err(ElfError::Malformed("a segment wraps around"));
+        }
+        Ok(segments)
     }
 
     fn read_sections(&self, ehdr: &[u8]) -> Result<Vec<Section>, ElfError> {
@@ -385,6 +395,9 @@ impl ElfFile {
         writable_only: bool,
         mut accept: impl FnMut(u64) -> bool,
     ) -> Result<Option<u64>, ElfError> {
+        // Segments that overlap, or a file full of needles, must not keep us for long.
+        let mut budget = self.size.saturating_mul(2);
+        let mut finds = 0;
         for segment in self.data_segments().filter(|s| s.is_writable() || !writable_only) {
             // A hostile header may claim more than the file holds.
             let len = segment.file_size.min(self.size.saturating_sub(segment.offset));
@@ -395,12 +408,19 @@ impl ElfFile {
                 // longer needles get an overlap.
                 let overlap = (needle.len() as u64).saturating_sub(align);
                 let n = (CHUNK + overlap).min(len - at);
+                budget = budget
+                    .checked_sub(n)
+                    .ok_or(ElfError::Malformed("its segments overlap in the file"))?;
                 let chunk = self.read(segment.offset + at, n, CHUNK + overlap, "a segment")?;
                 for i in (0..chunk.len()).step_by(align as usize) {
                     if chunk[i..].starts_with(needle) {
                         let va = segment.va.wrapping_add(at + i as u64);
                         if accept(va) {
                             return Ok(Some(va));
+                        }
+                        finds += 1;
+                        if finds == MAX_FINDS {
+                            return Ok(None);
                         }
                     }
                 }
@@ -515,6 +535,29 @@ mod tests {
         let mut cut = fixture::go_elf(false);
         cut.truncate(100);
         assert!(matches!(ElfFile::open(cut), Err(ElfError::Malformed(_))));
+    }
+
+    #[test]
+    fn segments_that_wrap_around_are_refused() {
+        for field in [8, 16] {
+            let mut bytes = fixture::go_elf(false);
+            let at = 64 + 56 + field;
+            bytes[at..at + 8].copy_from_slice(&(u64::MAX - 16).to_le_bytes());
+            assert!(matches!(ElfFile::open(bytes), Err(ElfError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn a_scan_is_bounded() {
+        let elf = ElfFile::open(fixture::go_elf(false)).expect("fixture parses");
+        let zeros = [0; 8];
+        let mut finds = 0;
+        let found = elf.scan_data(&zeros, 1, false, |_| {
+            finds += 1;
+            false
+        });
+        assert!(matches!(found, Ok(None)));
+        assert!(finds > 0 && finds <= MAX_FINDS);
     }
 
     #[test]

@@ -20,6 +20,8 @@ const FTAB_ENTRY: u64 = 8;
 const FUNC_HEAD: u64 = 8;
 /// Names are compared and shown up to here (generic instances can be longer).
 const MAX_NAME: usize = 1024;
+/// Names are told apart by this many bytes before they are looked at as a whole (`runtime.`).
+const HEAD: usize = 8;
 /// Bytes of `moduledata` up to and with `etext`; its offsets so far are those of 1.21 to 1.27.
 const MODULE_LEN: u64 = 192;
 /// More pointers to the pcHeader than this are not looked at.
@@ -127,21 +129,35 @@ impl Pclntab {
     }
 
     fn function(&self, index: usize) -> Option<Function<'_>> {
+        let (name, entry, end) = self.raw(index)?;
+        Some(Function { name: c_str(name, 0, MAX_NAME)?, entry, end })
+    }
+
+    /// Name with all that follows it, entry, end.
+    fn raw(&self, index: usize) -> Option<(&[u8], u64, u64)> {
         let at = index * FTAB_ENTRY as usize;
         let entry = self.text.checked_add(u64::from(u32_at(&self.funcs, at)))?;
         let next = self.text.checked_add(u64::from(u32_at(&self.funcs, at + 8)))?;
         let func = u32_at(&self.funcs, at + 4) as usize;
         let name = u32_at(self.funcs.get(func..func + FUNC_HEAD as usize)?, 4) as usize;
-        Some(Function { name: c_str(&self.names, name, MAX_NAME)?, entry, end: next.max(entry) })
+        Some((self.names.get(name..)?, entry, next.max(entry)))
     }
 
     /// Functions of these exact names, in one pass. A name may have several (an ABI wrapper has the
     /// name of the function it wraps) or none.
     pub fn resolve<'n>(&self, names: &[&'n str]) -> HashMap<&'n str, Vec<Function<'_>>> {
         let wanted: HashMap<&[u8], &'n str> = names.iter().map(|n| (n.as_bytes(), *n)).collect();
+        let mut heads: Vec<&[u8]> = wanted.keys().map(|n| &n[..n.len().min(HEAD)]).collect();
+        heads.sort_unstable();
+        heads.dedup();
         let mut found: HashMap<&'n str, Vec<Function<'_>>> = HashMap::new();
-        for f in self.functions() {
-            if let Some(name) = wanted.get(f.name) {
+        for i in 0..self.len {
+            // Most names are never read to their end.
+            let Some((name, ..)) = self.raw(i) else { continue };
+            if heads.iter().any(|h| name.starts_with(h))
+                && let Some(f) = self.function(i)
+                && let Some(name) = wanted.get(f.name)
+            {
                 found.entry(name).or_default().push(f);
             }
         }
@@ -150,7 +166,10 @@ impl Pclntab {
 
     /// Functions whose names begin so, by address.
     pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = Function<'a>> {
-        self.functions().filter(move |f| f.name.starts_with(prefix.as_bytes()))
+        (0..self.len).filter_map(move |i| {
+            let (name, ..) = self.raw(i)?;
+            if name.starts_with(prefix.as_bytes()) { self.function(i) } else { None }
+        })
     }
 }
 

@@ -81,6 +81,9 @@ impl<'a> FunctionCode<'a> {
         if bytes.len() as u64 > MAX_CODE {
             return Err(SiteError::TooLong(bytes.len() as u64));
         }
+        if va.checked_add(bytes.len() as u64).is_none() {
+            return Err(SiteError::Undecodable(0));
+        }
         let mut this = Self { bytes, va, file_offset, insns: Vec::new(), index: HashMap::new() };
         let mut decoder = Decoder::with_ip(64, bytes, va, DecoderOptions::NONE);
         while decoder.can_decode() {
@@ -536,7 +539,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_handled(bytes in proptest::collection::vec(any::<u8>(), 0..300), va: u64) {
+        fn any_bytes_are_handled(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            va in prop_oneof![any::<u64>(), u64::MAX - 400..=u64::MAX, 0..400_u64],
+        ) {
             if let Ok(code) = FunctionCode::decode(&bytes, va, 0) {
                 let _ = code.entry_push();
                 let _ = code.exit_branch(|t| t % 2 == 0);

@@ -52,10 +52,6 @@ pub struct Binary {
     pub stripped: bool,
     /// DWARF is there.
     pub has_dwarf: bool,
-    /// Loaded at an address chosen by the kernel.
-    pub pie: bool,
-    /// A PIE that needs no dynamic loader.
-    pub static_pie: bool,
     /// It contains `runtime/cgo`: threads that Go did not make can call into it.
     pub cgo: bool,
 }
@@ -85,8 +81,6 @@ impl Binary {
         Ok(Self {
             stripped: !elf.has_symtab(),
             has_dwarf: elf.has_dwarf(),
-            pie: elf.is_dyn,
-            static_pie: elf.is_dyn && !elf.has_interp(),
             cgo,
             elf,
             build,
@@ -99,9 +93,9 @@ impl Binary {
     /// and a build mode other than `exe` and `pie`, where they apply.
     pub fn link_mode(&self) -> Vec<String> {
         let mut words = vec![if self.stripped { "stripped" } else { "plain" }];
-        if self.static_pie {
+        if self.is_static_pie() {
             words.push("static-pie");
-        } else if self.pie {
+        } else if self.is_pie() {
             words.push("pie");
         }
         if self.cgo {
@@ -115,6 +109,16 @@ impl Binary {
             Some(other) => words.push(other),
         }
         words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Whether it is loaded at an address chosen by the kernel.
+    pub fn is_pie(&self) -> bool {
+        self.elf.is_dyn
+    }
+
+    /// Whether it is a PIE that needs no dynamic loader.
+    pub fn is_static_pie(&self) -> bool {
+        self.elf.is_dyn && !self.elf.has_interp()
     }
 
     /// `-buildmode`, where built in.

@@ -22,6 +22,10 @@ const NEXT_FREE: &str = "runtime.(*mcache).nextFree";
 const MALLOC_GC: &str = "runtime.mallocgc";
 const HISTOGRAM_RECORD: &str = "runtime.(*timeHistogram).record";
 
+/// Text that the FIPS 140 module hashes at start (Go 1.24+, `crypto/internal/fips140/check`): an
+/// `int3` in it would end the program.
+const FIPS_MODULE: &str = "crypto/internal/fips140";
+
 /// Runtime functions that do not come back to their caller, and `morestack`, after which the caller
 /// begins anew (Go `src/runtime/panic.go`, `signal_unix.go`, `asm_amd64.s`).
 const NEVER_RETURNS: [&str; 32] = [
@@ -188,11 +192,17 @@ pub fn site_costs(site: Site) -> &'static str {
 ///   registers. In 1.22 the calls of `(*timeHistogram).record` (BX = stopping time, ns; two, one of
 ///   which is executed), in 1.21 the last branch before the return.
 /// - [`Site::StwEnd`]: 1.22+, the calls of `(*timeHistogram).record` (AX = histogram, BX =
-///   `totalTime`, ns; two, GC and other, one of which is executed). In 1.21
-///   [`Site::GcTransitionEnd`] tells the end of GC stops (BX = `now`); others have none.
+///   `totalTime`, ns; two, GC and other, one of which is executed). Where the caller passed a `now`
+///   (AX at [`Site::StwStart`], only at mark termination: `work.tEnd`), that total ends *then*, and
+///   the world stays stopped a little longer. In 1.21 [`Site::GcTransitionEnd`] tells the
+///   end of GC stops (BX = `now`); others have none.
+/// - [`Site::GcTransitionEnd`]: after [`Site::StwEnd`] for the stop that begins a cycle (`gcStart`),
+///   before [`Site::StwStart`] for the one that ends it (`gcMarkTermination`). A stop of reason "GC
+///   mark termination" that finds more work (`gcMarkDone`) has neither it nor
+///   [`Site::GcMarkTermination`]. Go `src/runtime/mgc.go`, 1.21.13, 1.22.10 and 1.27.3.
 /// - [`Site::MallocGc`]: `runtime.mallocgc`, and from 1.26 on `runtime.mallocgc*SC<n>`
 ///   (`SmallNoScanSC2`…, `SmallScanNoHeaderSC1`…, `TinySC2`), which the compiler calls directly where
-///   it knows the size (Go `src/runtime/malloc_stubs.go`, `cmd/compile/internal/walk`). Where the
+///   it knows the size (Go `src/runtime/malloc_stubs.go`, `cmd/compile/internal/ssagen/ssa.go`). Where the
 ///   size is not known to the compiler, `mallocgc` passes small ones on to a variant, so those hit
 ///   twice: hits are calls, an upper bound of allocations. `*SlowPath` and the helpers
 ///   without `SC<n>` are only called from these and are left out.
@@ -215,7 +225,11 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
         planner.mallocgc();
     }
     if let Some(name) = &options.custom {
-        planner.entry(Site::Custom, name);
+        if name.starts_with(FIPS_MODULE) {
+            planner.missing(Site::Custom, format!("{name} checks its own code at start"));
+        } else {
+            planner.entry(Site::Custom, name);
+        }
     }
     let mut plan = planner.plan;
     if plan.probes.is_empty() {
@@ -432,6 +446,17 @@ mod tests {
         assert!(plan.unavailable.iter().any(|u| u.feature == "stw_stop" && !u.costs.is_empty()));
         assert!(plan.unavailable.iter().any(|u| u.why.contains("main.none")));
         assert!(plan.unavailable.iter().all(|u| u.feature != "mallocgc"), "not asked for");
+    }
+
+    #[test]
+    fn the_fips_module_is_left_alone() {
+        let mut bytes = fixture::go_elf(false);
+        bytes[fixture::TEXT_OFFSET as usize] = 0x55;
+        let binary = Binary::load(bytes).expect("loads");
+        let custom = Some("crypto/internal/fips140/sha256.block".to_owned());
+        let plan = plan(&binary, &PlanOptions { custom, ..Default::default() }).expect("gcStart");
+        assert_eq!(plan.of(Site::Custom).count(), 0);
+        assert!(plan.unavailable.iter().any(|u| u.why.contains("checks its own code")));
     }
 
     #[test]

@@ -36,8 +36,9 @@ impl StwReason {
     /// The stop that begins a cycle.
     pub const SWEEP_TERM: Self = Self(2);
 
-    /// From the probe's argument register: the type is `uint8`, the register's upper bytes are
-    /// undefined (Go `src/cmd/compile/abi-internal.md`, "Register assignment").
+    /// From the probe's argument register: the type is `uint8`, and the register above it is junk (Go
+    /// `src/cmd/compile/internal/ssa/_gen/AMD64Ops.go`: "Integer types live in the low portion of
+    /// registers").
     pub const fn from_register(value: u64) -> Self {
         Self(value & 0xff)
     }

@@ -37,7 +37,10 @@ pub enum TargetError {
     #[error("process {0} ({1}) is a zombie, it has exited: give the PID of a running Go service")]
     Zombie(u32, String),
     /// `/proc/PID/exe` may not be read.
-    #[error("may not read the executable of process {pid} ({comm}, uid {uid}): run g211s as root")]
+    #[error(
+        "may not read the executable of process {pid} ({comm}, uid {uid}): run g211s as root, with \
+         CAP_SYS_PTRACE"
+    )]
     PermissionDenied {
         /// The process.
         pid: u32,

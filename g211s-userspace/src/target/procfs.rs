@@ -73,13 +73,13 @@ impl Procfs {
 
     /// Name of the process or thread; a process can set it.
     pub fn comm(&self, pid: u32) -> io::Result<String> {
-        Ok(self.text(&self.path(pid, "comm"))?.trim_end_matches('\n').to_owned())
+        Ok(text(&self.path(pid, "comm"))?.trim_end_matches('\n').to_owned())
     }
 
     /// Name of one thread.
     pub fn thread_comm(&self, pid: u32, tid: u32) -> io::Result<String> {
-        let text = self.text(&self.path(pid, "task").join(tid.to_string()).join("comm"))?;
-        Ok(text.trim_end_matches('\n').to_owned())
+        let line = text(&self.path(pid, "task").join(tid.to_string()).join("comm"))?;
+        Ok(line.trim_end_matches('\n').to_owned())
     }
 
     /// Where the executable is, in the process's mount namespace, and whether it was deleted or
@@ -99,25 +99,25 @@ impl Procfs {
 
     /// `/proc/PID/status`.
     pub fn status(&self, pid: u32) -> io::Result<Status> {
-        parse_status(&self.text(&self.path(pid, "status"))?)
+        parse_status(&text(&self.path(pid, "status"))?)
             .ok_or_else(|| invalid("unexpected format of status"))
     }
 
     /// `/proc/PID/stat`.
     pub fn stat(&self, pid: u32) -> io::Result<Stat> {
-        parse_stat(&self.text(&self.path(pid, "stat"))?)
+        parse_stat(&text(&self.path(pid, "stat"))?)
             .ok_or_else(|| invalid("unexpected format of stat"))
     }
 
     /// `/proc/PID/task/TID/stat`.
     pub fn thread_stat(&self, pid: u32, tid: u32) -> io::Result<Stat> {
-        parse_stat(&self.text(&self.path(pid, "task").join(tid.to_string()).join("stat"))?)
+        parse_stat(&text(&self.path(pid, "task").join(tid.to_string()).join("stat"))?)
             .ok_or_else(|| invalid("unexpected format of stat"))
     }
 
     /// The most specific cgroup path: of version 2 or of version 1's cpu controller.
     pub fn cgroup(&self, pid: u32) -> io::Result<String> {
-        Ok(parse_cgroup(&self.text(&self.path(pid, "cgroup"))?))
+        Ok(parse_cgroup(&text(&self.path(pid, "cgroup"))?))
     }
 
     /// Threads, ascending.
@@ -132,8 +132,8 @@ impl Procfs {
 
     /// Command line, arguments separated by spaces; empty for kernel threads and zombies.
     pub fn cmdline(&self, pid: u32) -> io::Result<String> {
-        let text = self.text(&self.path(pid, "cmdline"))?;
-        Ok(text.trim_end_matches('\0').replace('\0', " "))
+        let line = text(&self.path(pid, "cmdline"))?;
+        Ok(line.trim_end_matches('\0').replace('\0', " "))
     }
 
     /// Inode of the process's PID namespace.
@@ -146,12 +146,12 @@ impl Procfs {
     pub fn in_init_pid_ns(&self) -> bool {
         fs::metadata(self.root.join("self/ns/pid")).is_ok_and(|m| m.ino() == INIT_PID_NS_INODE)
     }
+}
 
-    fn text(&self, path: &Path) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
+fn text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn invalid(what: &'static str) -> io::Error {
