@@ -1,0 +1,7 @@
+//! What a run's model says about causes: verdicts on pauses, statistics, correlation. Pure
+//! functions of the model; must not know files, BPF, clocks or how anything is printed.
+
+pub mod correlate;
+pub mod delay;
+pub mod stats;
+pub mod verdict;
