@@ -5,9 +5,9 @@ use serde::Serialize;
 use super::stats::quantiles;
 use crate::record::{Interval, SparseHist};
 
-/// A GC cycle or a stop of the world, ns.
+/// A stretch of time, ns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GcSpan {
+pub struct Span {
     /// Beginning.
     pub start_ns: u64,
     /// End.
@@ -24,26 +24,26 @@ pub struct Correlation {
     /// … and outside, ns.
     pub p99_outside_ns: u64,
     /// What it says, as sentences.
-    pub words: Vec<String>,
+    pub summary: Vec<String>,
 }
 
 /// Compares one target's intervals (cumulative, by time) with its GC cycles and stops, and its
 /// run-queue delays inside and outside cycles.
 pub fn correlate(
     intervals: &[Interval],
-    gc: &[GcSpan],
-    stw: &[GcSpan],
+    gc: &[Span],
+    stw: &[Span],
     inside: &SparseHist,
     outside: &SparseHist,
 ) -> Correlation {
     let samples = intervals.len().saturating_sub(1);
     let (within, without) = (quantiles(inside), quantiles(outside));
-    let words = vec![format!(
+    let summary = vec![format!(
         "{} cycles and {} stops over {samples} intervals; {} delays within cycles, {} outside",
         gc.len(),
         stw.len(),
         within.count,
         without.count
     )];
-    Correlation { samples, p99_inside_ns: within.p99_ns, p99_outside_ns: without.p99_ns, words }
+    Correlation { samples, p99_inside_ns: within.p99_ns, p99_outside_ns: without.p99_ns, summary }
 }

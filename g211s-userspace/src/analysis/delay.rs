@@ -30,8 +30,6 @@ pub struct Delay {
     pub idle_ns: u64,
     /// Of the wait, without evidence who ran, ns.
     pub unknown_ns: u64,
-    /// Whether it overlaps a GC cycle.
-    pub in_gc: bool,
 }
 
 /// The long delays of one target.
@@ -47,14 +45,7 @@ pub struct Delays {
 
 impl Delays {
     /// Takes a thread's event, after `threads` and `cpus` have taken it and all before it.
-    pub fn apply(
-        &mut self,
-        e: &ThreadEvent,
-        threads: &Threads,
-        cpus: &Cpus,
-        in_stw: bool,
-        in_gc: bool,
-    ) {
+    pub fn apply(&mut self, e: &ThreadEvent, threads: &Threads, cpus: &Cpus, in_stw: bool) {
         let Some(wait) = Self::wait_of(e) else { return };
         self.count += 1;
         if in_stw {
@@ -80,7 +71,7 @@ impl Delays {
         behind.sort_by_key(|&(_, ns)| std::cmp::Reverse(ns));
         let at = self.worst.partition_point(|d| d.wait_ns >= wait_ns);
         let cpu = e.header.cpu;
-        let delay = Delay { tid, start_ns, wait_ns, wait, cpu, behind, idle_ns, unknown_ns, in_gc };
+        let delay = Delay { tid, start_ns, wait_ns, wait, cpu, behind, idle_ns, unknown_ns };
         self.worst.insert(at, delay);
         self.worst.truncate(WORST);
     }
@@ -111,7 +102,7 @@ mod tests {
         let (threads, cpus) = (scene.threads(), scene.cpus());
         let mut delays = Delays::default();
         for e in &scene.transitions {
-            delays.apply(e, &threads, &cpus, false, true);
+            delays.apply(e, &threads, &cpus, false);
         }
         assert_eq!((delays.count, delays.in_stw), (1, 0));
         let d = &delays.worst[0];
@@ -129,7 +120,7 @@ mod tests {
         e.flags = THREAD_OUTLIER;
         for i in 0..200 {
             e.header.ts_ns = e.since_ns + 10 + i % 100;
-            delays.apply(&e, &scene.threads(), &scene.cpus(), i == 0, false);
+            delays.apply(&e, &scene.threads(), &scene.cpus(), i == 0);
         }
         assert_eq!((delays.count, delays.in_stw, delays.worst.len()), (200, 1, WORST));
         assert_eq!(delays.worst[0].wait_ns, 109);

@@ -201,17 +201,6 @@ impl GcTracker {
         self.starts.clear();
         self.last_start_ns = None;
     }
-
-    /// Whether a cycle that is open, or the last one, overlaps `[from_ns, to_ns)`.
-    pub fn overlaps(&self, from_ns: u64, to_ns: u64) -> bool {
-        let open = self.open.as_ref().and_then(|d| d.sweep).is_some_and(|(ts, ..)| ts < to_ns);
-        open || self
-            .cycles
-            .iter()
-            .rev()
-            .take_while(|c| c.start_ns + c.duration_ns > from_ns)
-            .any(|c| c.start_ns < to_ns)
-    }
 }
 
 #[cfg(test)]

@@ -240,6 +240,7 @@ fn resolve(n: u32, mut d: Draft, arguments: Arguments) -> Outcome {
         after.is_none_or(|a| a <= ns) && before.is_none_or(|b| ns <= b) && ns != 0
     };
     let (mut told, mut finished, mut now, mut reason) = (None, d.stopped_ns, None, None);
+    let mut runtime_stopping_ns = None;
     if let Some((ts, [a_now, a_reason, a_started, a_finished, _])) = d.start {
         let started_fits = within(a_started, entry_ns, Some(ts));
         if arguments != Arguments::None && started_fits {
@@ -249,6 +250,7 @@ fn resolve(n: u32, mut d: Draft, arguments: Arguments) -> Outcome {
                 && within(a_finished, Some(a_started), Some(ts))
             {
                 finished = Some(a_finished);
+                runtime_stopping_ns = Some(a_finished - a_started);
             }
             now = Some(a_now).filter(|&ns| within(ns, finished.or(told), Some(ts)));
         }
@@ -271,7 +273,7 @@ fn resolve(n: u32, mut d: Draft, arguments: Arguments) -> Outcome {
         .runtime_total
         .map(|(_, total)| total)
         .filter(|_| arguments != Arguments::None)
-        .or_else(|| Some(now? - told?));
+        .or_else(|| now?.checked_sub(told?));
     let reason = d.entry.map(|(.., r)| r).or(reason);
     match (d.entry, finished, end) {
         (Some((start_ns, stopper_tid, reason)), Some(stopped_at_ns), Some((end_ns, evidence)))
@@ -289,9 +291,7 @@ fn resolve(n: u32, mut d: Draft, arguments: Arguments) -> Outcome {
                 stopped_at_ns,
                 end_ns,
                 end_evidence: evidence,
-                runtime_stopping_ns: told.and_then(|t| {
-                    (arguments == Arguments::StartAndFinish).then(|| stopped_at_ns - t)
-                }),
+                runtime_stopping_ns,
                 runtime_total_ns,
                 gave_up: d.gave_up,
                 // Any one of these is enough, so that one lost hit does not undo a cycle:

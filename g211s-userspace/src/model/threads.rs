@@ -152,29 +152,35 @@ impl ThreadSums {
     fn add(&mut self, p: &Piece) {
         let ns = p.end_ns - p.start_ns;
         match p.state {
-            ThreadState::Running => self.on_cpu_ns += ns,
-            ThreadState::RunnableWoken => self.woken_ns += ns,
-            ThreadState::RunnablePreempted => self.preempted_ns += ns,
-            ThreadState::RunnableYielded => self.yielded_ns += ns,
-            ThreadState::Blocked | ThreadState::Stopped => self.blocked_ns += ns,
-            ThreadState::BlockedUninterruptible => self.uninterruptible_ns += ns,
+            ThreadState::Running => self.on_cpu_ns = self.on_cpu_ns.saturating_add(ns),
+            ThreadState::RunnableWoken => self.woken_ns = self.woken_ns.saturating_add(ns),
+            ThreadState::RunnablePreempted => {
+                self.preempted_ns = self.preempted_ns.saturating_add(ns);
+            }
+            ThreadState::RunnableYielded => self.yielded_ns = self.yielded_ns.saturating_add(ns),
+            ThreadState::Blocked | ThreadState::Stopped => {
+                self.blocked_ns = self.blocked_ns.saturating_add(ns);
+            }
+            ThreadState::BlockedUninterruptible => {
+                self.uninterruptible_ns = self.uninterruptible_ns.saturating_add(ns);
+            }
             ThreadState::Unknown | ThreadState::Exited => {}
         }
     }
 
     /// Adds another part's sums.
     pub fn merge(&mut self, other: &Self) {
-        self.on_cpu_ns += other.on_cpu_ns;
-        self.woken_ns += other.woken_ns;
-        self.preempted_ns += other.preempted_ns;
-        self.yielded_ns += other.yielded_ns;
-        self.blocked_ns += other.blocked_ns;
-        self.uninterruptible_ns += other.uninterruptible_ns;
+        self.on_cpu_ns = self.on_cpu_ns.saturating_add(other.on_cpu_ns);
+        self.woken_ns = self.woken_ns.saturating_add(other.woken_ns);
+        self.preempted_ns = self.preempted_ns.saturating_add(other.preempted_ns);
+        self.yielded_ns = self.yielded_ns.saturating_add(other.yielded_ns);
+        self.blocked_ns = self.blocked_ns.saturating_add(other.blocked_ns);
+        self.uninterruptible_ns = self.uninterruptible_ns.saturating_add(other.uninterruptible_ns);
     }
 
     /// On any run queue.
     pub fn runnable_ns(&self) -> u64 {
-        self.woken_ns + self.preempted_ns + self.yielded_ns
+        self.woken_ns.saturating_add(self.preempted_ns).saturating_add(self.yielded_ns)
     }
 }
 
