@@ -28,8 +28,8 @@ use crate::{
     event::Event,
     go::{plan, reasons::StwReason},
     record::{
-        Cost, Host, Interval, Notice, ProbeHits, ProcessInfo, Record, RunEnd, RunStart, Settings, Target,
-        ThreadInfo, Unavailable,
+        Cost, Host, Interval, Notice, ProbeHits, ProcessInfo, Record, RunEnd, RunStart, Settings,
+        Target, ThreadInfo, Unavailable,
     },
     recording::Writer,
     report::{Note, Pipeline, sentence},
@@ -496,11 +496,14 @@ impl Run {
         let mut refused = Vec::new();
         for w in watched.iter_mut().filter(|w| w.alive && !w.alloc_probes.is_empty()) {
             let Ok(counted) = session.counters(w.request.index, now) else { continue };
-            let hits = [Site::McacheRefill, Site::McacheAllocLarge].map(|s| counted.hits[s as usize]);
+            let hits =
+                [Site::McacheRefill, Site::McacheAllocLarge].map(|s| counted.hits[s as usize]);
             let action = w.governor.decide(now, hits.iter().sum());
             for (request, handle) in &mut w.alloc_probes {
                 let done = match (action, handle.take()) {
-                    (Action::Attach, None) => session.attach_probe(request).map(|h| *handle = Some(h)),
+                    (Action::Attach, None) => {
+                        session.attach_probe(request).map(|h| *handle = Some(h))
+                    }
                     (Action::Detach, Some(h)) => session.detach_probe(h),
                     (_, h) => {
                         *handle = h;

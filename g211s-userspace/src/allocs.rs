@@ -60,7 +60,8 @@ impl Governor {
         if looked < ns(LOOK) {
             return Action::Keep;
         }
-        let rate = u128::from(hits.saturating_sub(self.hits_then)) * 1_000_000_000 / u128::from(looked);
+        let rate =
+            u128::from(hits.saturating_sub(self.hits_then)) * 1_000_000_000 / u128::from(looked);
         if rate > u128::from(EXACT_UP_TO) {
             self.attached_ns += looked;
             self.attached_since = None;

@@ -1,5 +1,7 @@
-//! What the numbers of a run mean. Pure logic: no files, no clock, no BPF; times arrive in the
-//! data.
+//! What a run's model says about causes: verdicts on pauses, statistics, correlation. Pure
+//! functions of the model; must not know files, BPF, clocks or how anything is printed.
 
 pub mod correlate;
+pub mod delay;
 pub mod stats;
+pub mod verdict;

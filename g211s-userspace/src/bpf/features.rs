@@ -178,7 +178,8 @@ fn uprobes(session: &mut Session) -> Result<String, String> {
     if !Path::new(pmu).exists() {
         return Err(format!("{pmu} is missing: the kernel lacks CONFIG_UPROBE_EVENTS"));
     }
-    let offset = own_offset(g211s_probe_me as *const () as u64).ok_or("/proc/self/maps is unreadable")?;
+    let offset =
+        own_offset(g211s_probe_me as *const () as u64).ok_or("/proc/self/maps is unreadable")?;
     let pid = std::process::id();
     session
         .attach_probe(&super::ProbeRequest {

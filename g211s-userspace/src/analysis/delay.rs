@@ -1,0 +1,129 @@
+//! Long waits for a CPU, one by one: how many, and the worst with who was ahead. Must not know
+//! reports.
+
+use std::collections::BTreeMap;
+
+use g211s_ebpf::event::{THREAD_OUTLIER, ThreadEvent, ThreadState};
+
+use super::verdict::{Ahead, Runner, Wait, behind};
+use crate::model::{cpus::Cpus, threads::Threads};
+
+/// Delays that are kept one by one.
+pub const WORST: usize = 50;
+
+/// One wait for a CPU of at least the threshold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delay {
+    /// Who waited.
+    pub tid: u32,
+    /// Since when, ns.
+    pub start_ns: u64,
+    /// How long, ns.
+    pub wait_ns: u64,
+    /// How it came to wait.
+    pub wait: Wait,
+    /// The CPU it got.
+    pub cpu: u16,
+    /// Who ran meanwhile on the CPU it waited for, longest first, ns each.
+    pub behind: Vec<(Runner, u64)>,
+    /// Of the wait, while that CPU idled, ns.
+    pub idle_ns: u64,
+    /// Of the wait, without evidence who ran, ns.
+    pub unknown_ns: u64,
+}
+
+/// The long delays of one target.
+#[derive(Clone, Debug, Default)]
+pub struct Delays {
+    /// All of them.
+    pub count: u64,
+    /// Those that overlap a stop of the world: they are in the stops' verdicts.
+    pub in_stw: u64,
+    /// The longest that overlap none, longest first.
+    pub worst: Vec<Delay>,
+}
+
+impl Delays {
+    /// Takes a thread's event, after `threads` and `cpus` have taken it and all before it.
+    pub fn apply(&mut self, e: &ThreadEvent, threads: &Threads, cpus: &Cpus, in_stw: bool) {
+        let Some(wait) = Self::wait_of(e) else { return };
+        self.count += 1;
+        if in_stw {
+            self.in_stw += 1;
+            return;
+        }
+        let (start_ns, end) = (e.since_ns, e.header.ts_ns);
+        let wait_ns = end - start_ns;
+        if self.worst.len() >= WORST && self.worst.last().is_some_and(|d| d.wait_ns >= wait_ns) {
+            return;
+        }
+        let (mut ahead, mut idle_ns, mut unknown_ns) = (BTreeMap::new(), 0, 0);
+        let tid = e.header.tid;
+        threads.walk(tid, start_ns, end, |s, t, piece| {
+            let cpu = piece.filter(|p| p.state.is_runnable()).and_then(|p| p.cpu);
+            behind(cpus, tid, cpu, s, t, |who, ns| match who {
+                Ahead::Runner(runner) => *ahead.entry(runner).or_insert(0) += ns,
+                Ahead::Idle => idle_ns += ns,
+                Ahead::Unknown => unknown_ns += ns,
+            });
+        });
+        let mut behind: Vec<(Runner, u64)> = ahead.into_iter().collect();
+        behind.sort_by_key(|&(_, ns)| std::cmp::Reverse(ns));
+        let at = self.worst.partition_point(|d| d.wait_ns >= wait_ns);
+        let cpu = e.header.cpu;
+        let delay = Delay { tid, start_ns, wait_ns, wait, cpu, behind, idle_ns, unknown_ns };
+        self.worst.insert(at, delay);
+        self.worst.truncate(WORST);
+    }
+
+    /// The wait that an event reports as long, if it does: one that ended on a CPU.
+    pub fn wait_of(e: &ThreadEvent) -> Option<Wait> {
+        let running = e.to == ThreadState::Running as u8;
+        if e.flags & THREAD_OUTLIER == 0 || !running || e.since_ns == 0 {
+            return None;
+        }
+        let state = ThreadState::from_u8(e.from)?;
+        Wait::of(state).filter(|_| e.since_ns < e.header.ts_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ascii::Scene;
+
+    #[test]
+    fn a_long_wait_across_two_queues() {
+        let mut scene = Scene::new(10)
+            .thread(7, "==pppppppp==", "000000111111")
+            .cpu(0, "..9999", &[(9, "hog")])
+            .cpu(1, "......805", &[(8, "other"), (5, "late")]);
+        scene.transitions.iter_mut().for_each(|e| e.flags |= THREAD_OUTLIER);
+        let (threads, cpus) = (scene.threads(), scene.cpus());
+        let mut delays = Delays::default();
+        for e in &scene.transitions {
+            delays.apply(e, &threads, &cpus, false);
+        }
+        assert_eq!((delays.count, delays.in_stw), (1, 0));
+        let d = &delays.worst[0];
+        assert_eq!((d.tid, d.start_ns, d.wait_ns, d.wait), (7, 20, 80, Wait::Preempted));
+        let names: Vec<(u32, u64)> = d.behind.iter().map(|(r, ns)| (r.tid, *ns)).collect();
+        assert_eq!(names, [(9, 40), (5, 10), (8, 10)]);
+        assert_eq!((d.idle_ns, d.unknown_ns), (10, 10));
+    }
+
+    #[test]
+    fn the_worst_are_kept_and_all_are_counted() {
+        let mut delays = Delays::default();
+        let scene = Scene::new(10).thread(7, "=pp=", "0000");
+        let mut e = scene.transitions[1];
+        e.flags = THREAD_OUTLIER;
+        for i in 0..200 {
+            e.header.ts_ns = e.since_ns + 10 + i % 100;
+            delays.apply(&e, &scene.threads(), &scene.cpus(), i == 0);
+        }
+        assert_eq!((delays.count, delays.in_stw, delays.worst.len()), (200, 1, WORST));
+        assert_eq!(delays.worst[0].wait_ns, 109);
+        assert!(delays.worst.windows(2).all(|w| w[0].wait_ns >= w[1].wait_ns));
+    }
+}

@@ -1,0 +1,469 @@
+//! Why a stop of the world took as long as it did: causes along its critical path that sum exactly
+//! to its length. Must not know reports, comms' safety on terminals, or how events arrived.
+//!
+//! The critical path of a stop, on which every nanosecond is charged to one thread:
+//!
+//! 1. **stopping, before anyone waits**: the stopper, until it goes to sleep (having told the
+//!    others to stop) or the laggard has given its P up. Before the runtime's `startedStopping` it
+//!    waits for `sched.lock`, and no other thread can be late.
+//! 2. **stopping, the stopper asleep**: the laggard (the last thread to enter `gcstopm`), until it
+//!    gives its P up. What the stopper does meanwhile (it wakes every 100 µs) is of no account.
+//! 3. **stopping, after that**: the stopper, being woken and getting back on a CPU. While it still
+//!    sleeps, the laggard has yet to wake it: the laggard's work or wait is charged. If neither is
+//!    at it, some thread stopped in a way that no probe sees (a system call's entry): unexplained.
+//! 4. **stopped**: the stopper.
+//!
+//! Evidence only ever adds explanation: a lost event turns its time into `unexplained` (or, for a
+//! lost slice, into a wait behind nobody known), never into another cause.
+
+use std::collections::BTreeMap;
+
+use g211s_ebpf::event::ThreadState;
+use serde::Serialize;
+
+use crate::model::{cpus::Cpus, stw::Stop, threads::Threads};
+
+/// What a stop's time went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CauseKind {
+    /// On a CPU, doing the runtime's work for the stop.
+    RuntimeWork,
+    /// The laggard on a CPU before it gave its P up: code without a preemption point, or the way
+    /// to one.
+    LaggardRunning,
+    /// Runnable, waiting for a CPU that ran somebody else.
+    RunqueueWait,
+    /// Runnable, waiting for a CPU that ran its idle task: the wakeup itself (or a CPU quota).
+    WakeupLatency,
+    /// Asleep, interruptibly.
+    Blocked,
+    /// Asleep in state D: disk, page fault.
+    Uninterruptible,
+    /// Stopped by a signal or a tracer.
+    StoppedBySignal,
+    /// No evidence.
+    Unexplained,
+}
+
+/// Which part of a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Until the world is stopped.
+    Stopping,
+    /// From then until it is started.
+    Stopped,
+}
+
+/// How a thread came to wait on a run queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// It was woken.
+    Woken,
+    /// It was preempted.
+    Preempted,
+    /// It yielded.
+    Yielded,
+}
+
+impl Wait {
+    /// The wait that a runnable state is.
+    pub fn of(state: ThreadState) -> Option<Self> {
+        match state {
+            ThreadState::RunnableWoken => Some(Self::Woken),
+            ThreadState::RunnablePreempted => Some(Self::Preempted),
+            ThreadState::RunnableYielded => Some(Self::Yielded),
+            _ => None,
+        }
+    }
+}
+
+/// A task that ran while a thread waited for its CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Runner {
+    /// Its process.
+    pub tgid: u32,
+    /// The task.
+    pub tid: u32,
+    /// Its comm, NUL-padded, not sanitised.
+    pub comm: [u8; 16],
+}
+
+/// Time of a stop with one cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// What it was.
+    pub key: CauseKey,
+    /// How long, ns.
+    pub ns: u64,
+}
+
+/// What tells one cause from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CauseKey {
+    /// When.
+    pub phase: Phase,
+    /// What.
+    pub kind: CauseKind,
+    /// The thread on the critical path.
+    pub tid: u32,
+    /// Waits: how it came to wait.
+    pub wait: Option<Wait>,
+    /// Waits: for which CPU, where known.
+    pub cpu: Option<u16>,
+    /// Blocked: in which system call, where known.
+    pub syscall: Option<i32>,
+    /// Run-queue waits: behind whom; `None` where no slice tells.
+    pub behind: Option<Runner>,
+    /// Unexplained: why.
+    pub why: Option<&'static str>,
+}
+
+impl CauseKey {
+    fn unexplained(phase: Phase, tid: u32, why: &'static str) -> Self {
+        Self {
+            phase,
+            kind: CauseKind::Unexplained,
+            tid,
+            wait: None,
+            cpu: None,
+            syscall: None,
+            behind: None,
+            why: Some(why),
+        }
+    }
+}
+
+/// What a thread did in one phase of a stop, ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PhaseTimes {
+    /// On a CPU.
+    pub on_cpu_ns: u64,
+    /// On a run queue.
+    pub runnable_ns: u64,
+    /// Asleep or stopped.
+    pub blocked_ns: u64,
+    /// No evidence.
+    pub unknown_ns: u64,
+}
+
+/// Why a thread is listed with a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It stopped the world.
+    Stopper,
+    /// It was the last to give its P up.
+    Laggard,
+    /// It gave its P up before.
+    GaveUp,
+    /// It ran or waited for a CPU.
+    Other,
+}
+
+/// A thread's part in a stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Involved {
+    /// The thread.
+    pub tid: u32,
+    /// Why it is listed.
+    pub role: Role,
+    /// While the world was stopping.
+    pub stopping: PhaseTimes,
+    /// While it was stopped.
+    pub stopped: PhaseTimes,
+    /// Who ran on the CPUs it waited for, longest first, ns each.
+    pub behind: Vec<(Runner, u64)>,
+}
+
+/// A stop explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Longest first; they sum to the stop's length.
+    pub causes: Vec<Cause>,
+    /// The sum of all but `unexplained`, ns.
+    pub explained_ns: u64,
+    /// The sum of `unexplained`, ns.
+    pub unexplained_ns: u64,
+    /// Who had a part in it, by role, then by tid.
+    pub involved: Vec<Involved>,
+}
+
+const NO_EVIDENCE: &str = "no event tells what the thread did";
+const UNSEEN_LAGGARD: &str = "the stopper slept until a thread stopped that no probe saw";
+
+/// Explains a stop.
+pub fn explain(stop: &Stop, threads: &Threads, cpus: &Cpus) -> Verdict {
+    let mut path = Path { threads, cpus, causes: BTreeMap::new() };
+    path.stopping(stop);
+    path.along(Phase::Stopped, stop.stopper_tid, stop.stopped_at_ns, stop.end_ns, Part::Stopper);
+    let mut causes: Vec<Cause> =
+        path.causes.into_iter().map(|(key, ns)| Cause { key, ns }).collect();
+    causes.sort_by(|a, b| b.ns.cmp(&a.ns).then(a.key.cmp(&b.key)));
+    let sum = |unexplained| {
+        causes
+            .iter()
+            .filter(|c| (c.key.kind == CauseKind::Unexplained) == unexplained)
+            .map(|c| c.ns)
+            .sum()
+    };
+    Verdict {
+        explained_ns: sum(false),
+        unexplained_ns: sum(true),
+        causes,
+        involved: involved(stop, threads, cpus),
+    }
+}
+
+/// In what capacity a thread is on the critical path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Stopper,
+    /// Asleep, it waits for somebody whom nothing names.
+    StopperWaiting,
+    Laggard,
+    /// On its way from giving its P up to waking the stopper: asleep, it is not that.
+    LaggardWaking,
+}
+
+struct Path<'a> {
+    threads: &'a Threads,
+    cpus: &'a Cpus,
+    causes: BTreeMap<CauseKey, u64>,
+}
+
+impl Path<'_> {
+    fn stopping(&mut self, stop: &Stop) {
+        let (phase, stopper) = (Phase::Stopping, stop.stopper_tid);
+        let (start, end) = (stop.start_ns, stop.stopped_at_ns);
+        let told = stop.told_ns.unwrap_or(start).clamp(start, end);
+        self.along(phase, stopper, start, told, Part::Stopper);
+        let Some((gave_up, laggard)) = stop.laggard() else {
+            self.along(phase, stopper, told, end, Part::StopperWaiting);
+            return;
+        };
+        let gave_up = gave_up.clamp(told, end);
+        let (mut asleep, mut gap) = (gave_up, gave_up);
+        self.threads.walk(stopper, told, gave_up, |s, _, piece| match piece {
+            Some(p) if p.state == ThreadState::Blocked => asleep = asleep.min(s),
+            Some(_) => {}
+            None => gap = gap.min(s),
+        });
+        // The stopper may have gone to sleep in a gap: what it did next may be of no account.
+        let gap = gap.min(asleep);
+        self.along(phase, stopper, told, gap, Part::Stopper);
+        self.charge(CauseKey::unexplained(phase, stopper, NO_EVIDENCE), asleep - gap);
+        self.along(phase, laggard, asleep, gave_up, Part::Laggard);
+        let threads = self.threads;
+        threads.walk(stopper, gave_up, end, |s, e, piece| {
+            if piece.is_some_and(|p| p.state == ThreadState::Blocked) {
+                self.along(phase, laggard, s, e, Part::LaggardWaking);
+            } else {
+                self.along(phase, stopper, s, e, Part::Stopper);
+            }
+        });
+    }
+
+    /// Charges `[from, to)` to what `tid` did then.
+    fn along(&mut self, phase: Phase, tid: u32, from: u64, to: u64, part: Part) {
+        let threads = self.threads;
+        threads.walk(tid, from, to, |s, e, piece| {
+            let unknown = CauseKey::unexplained(phase, tid, NO_EVIDENCE);
+            let Some(piece) = piece else {
+                self.charge(unknown, e - s);
+                return;
+            };
+            let key = CauseKey { why: None, ..unknown };
+            let asleep = matches!(
+                piece.state,
+                ThreadState::Blocked | ThreadState::BlockedUninterruptible | ThreadState::Stopped
+            );
+            let waits_for_unknown = match part {
+                Part::StopperWaiting => piece.state == ThreadState::Blocked,
+                Part::LaggardWaking => asleep,
+                Part::Stopper | Part::Laggard => false,
+            };
+            if waits_for_unknown {
+                self.charge(CauseKey { why: Some(UNSEEN_LAGGARD), ..unknown }, e - s);
+                return;
+            }
+            let syscall = (piece.syscall >= 0).then_some(piece.syscall);
+            let kind = match piece.state {
+                ThreadState::Running if part == Part::Laggard => CauseKind::LaggardRunning,
+                ThreadState::Running => CauseKind::RuntimeWork,
+                ThreadState::Blocked => CauseKind::Blocked,
+                ThreadState::BlockedUninterruptible => CauseKind::Uninterruptible,
+                ThreadState::Stopped => CauseKind::StoppedBySignal,
+                ThreadState::RunnableWoken
+                | ThreadState::RunnablePreempted
+                | ThreadState::RunnableYielded => {
+                    let wait = Wait::of(piece.state);
+                    let key =
+                        CauseKey { kind: CauseKind::RunqueueWait, wait, cpu: piece.cpu, ..key };
+                    self.wait(key, s, e);
+                    return;
+                }
+                ThreadState::Unknown | ThreadState::Exited => {
+                    self.charge(unknown, e - s);
+                    return;
+                }
+            };
+            let syscall = syscall.filter(|_| asleep);
+            self.charge(CauseKey { kind, syscall, ..key }, e - s);
+        });
+    }
+
+    fn wait(&mut self, key: CauseKey, from: u64, to: u64) {
+        let cpus = self.cpus;
+        behind(cpus, key.tid, key.cpu, from, to, |ahead, ns| match ahead {
+            Ahead::Idle => {
+                self.charge(CauseKey { kind: CauseKind::WakeupLatency, ..key }, ns);
+            }
+            Ahead::Runner(runner) => self.charge(CauseKey { behind: Some(runner), ..key }, ns),
+            Ahead::Unknown => self.charge(key, ns),
+        });
+    }
+
+    fn charge(&mut self, key: CauseKey, ns: u64) {
+        if ns > 0 {
+            *self.causes.entry(key).or_insert(0) += ns;
+        }
+    }
+}
+
+/// Who held a CPU that a thread waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// A task.
+    Runner(Runner),
+    /// Nobody: the idle task.
+    Idle,
+    /// No slice tells.
+    Unknown,
+}
+
+/// Calls `f` for each stretch of a wait of `tid` for `cpu` during `[from, to)`; the lengths sum to
+/// `to - from`.
+pub fn behind(
+    cpus: &Cpus,
+    tid: u32,
+    cpu: Option<u16>,
+    from: u64,
+    to: u64,
+    mut f: impl FnMut(Ahead, u64),
+) {
+    let Some(cpu) = cpu else {
+        f(Ahead::Unknown, to - from);
+        return;
+    };
+    cpus.walk(cpu, from, to, |s, e, slice| {
+        let ahead = match slice {
+            Some(slice) if slice.tid == 0 => Ahead::Idle,
+            // A thread does not wait behind itself: such a slice contradicts the wait.
+            Some(slice) if slice.tid != tid => {
+                Ahead::Runner(Runner { tgid: slice.tgid, tid: slice.tid, comm: slice.comm })
+            }
+            _ => Ahead::Unknown,
+        };
+        f(ahead, e - s);
+    });
+}
+
+fn involved(stop: &Stop, threads: &Threads, cpus: &Cpus) -> Vec<Involved> {
+    let laggard = stop.laggard().map(|(_, tid)| tid);
+    let mut out = Vec::new();
+    for (tid, _) in threads.iter() {
+        let role = if tid == stop.stopper_tid {
+            Role::Stopper
+        } else if Some(tid) == laggard {
+            Role::Laggard
+        } else if stop.gave_up.iter().any(|&(_, t)| t == tid) {
+            Role::GaveUp
+        } else {
+            Role::Other
+        };
+        let mut ahead = BTreeMap::new();
+        let stopping = times(tid, stop.start_ns, stop.stopped_at_ns, threads, cpus, &mut ahead);
+        let stopped = times(tid, stop.stopped_at_ns, stop.end_ns, threads, cpus, &mut ahead);
+        let active = [&stopping, &stopped].iter().any(|t| t.on_cpu_ns + t.runnable_ns > 0);
+        if role == Role::Other && !active {
+            continue;
+        }
+        let mut behind: Vec<(Runner, u64)> = ahead.into_iter().collect();
+        behind.sort_by_key(|&(_, ns)| std::cmp::Reverse(ns));
+        out.push(Involved { tid, role, stopping, stopped, behind });
+    }
+    out.sort_by_key(|i| (i.role as u8, i.tid));
+    out
+}
+
+fn times(
+    tid: u32,
+    from: u64,
+    to: u64,
+    threads: &Threads,
+    cpus: &Cpus,
+    ahead: &mut BTreeMap<Runner, u64>,
+) -> PhaseTimes {
+    let mut times = PhaseTimes::default();
+    threads.walk(tid, from, to, |s, e, piece| match piece.map(|p| (p.state, p.cpu)) {
+        Some((ThreadState::Running, _)) => times.on_cpu_ns += e - s,
+        Some((state, cpu)) if state.is_runnable() => {
+            times.runnable_ns += e - s;
+            behind(cpus, tid, cpu, s, e, |who, ns| {
+                if let Ahead::Runner(runner) = who {
+                    *ahead.entry(runner).or_insert(0) += ns;
+                }
+            });
+        }
+        Some((ThreadState::Unknown | ThreadState::Exited, _)) | None => times.unknown_ns += e - s,
+        Some(_) => times.blocked_ns += e - s,
+    });
+    times
+}
+
+/// Name of a system call of amd64 Linux that threads of Go programs block in.
+pub fn syscall_name(nr: i32) -> Option<&'static str> {
+    Some(match nr {
+        0 => "read",
+        1 => "write",
+        7 => "poll",
+        17 => "pread64",
+        18 => "pwrite64",
+        24 => "sched_yield",
+        28 => "madvise",
+        34 => "pause",
+        35 => "nanosleep",
+        42 => "connect",
+        43 => "accept",
+        44 => "sendto",
+        45 => "recvfrom",
+        46 => "sendmsg",
+        47 => "recvmsg",
+        56 => "clone",
+        61 => "wait4",
+        72 => "fcntl",
+        73 => "flock",
+        74 => "fsync",
+        75 => "fdatasync",
+        128 => "rt_sigtimedwait",
+        202 => "futex",
+        230 => "clock_nanosleep",
+        232 => "epoll_wait",
+        247 => "waitid",
+        257 => "openat",
+        270 => "pselect6",
+        271 => "ppoll",
+        281 => "epoll_pwait",
+        288 => "accept4",
+        426 => "io_uring_enter",
+        435 => "clone3",
+        441 => "epoll_pwait2",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

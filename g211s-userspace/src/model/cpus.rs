@@ -1,0 +1,145 @@
+//! Per CPU: who ran when, as far as slices were sent. Must not know targets or stops.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use g211s_ebpf::event::SliceEvent;
+
+/// `tid` of process `tgid` ran on a CPU during `[start_ns, end_ns)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Switched in, ns.
+    pub start_ns: u64,
+    /// Switched out (or last known to run), ns.
+    pub end_ns: u64,
+    /// When the slice was sent, ns.
+    pub sent_ns: u64,
+    /// Who; 0 is the idle task.
+    pub tid: u32,
+    /// Its process.
+    pub tgid: u32,
+    /// Its comm, NUL-padded, not sanitised.
+    pub comm: [u8; 16],
+}
+
+/// The slices of all CPUs.
+#[derive(Clone, Debug, Default)]
+pub struct Cpus {
+    by_cpu: BTreeMap<u16, VecDeque<Slice>>,
+}
+
+impl Cpus {
+    /// Takes a slice.
+    pub fn apply(&mut self, e: &SliceEvent) {
+        if e.start_ns >= e.end_ns {
+            return;
+        }
+        let slice = Slice {
+            start_ns: e.start_ns,
+            end_ns: e.end_ns,
+            sent_ns: e.header.ts_ns,
+            tid: e.header.tid,
+            tgid: e.tgid,
+            comm: e.comm,
+        };
+        let slices = self.by_cpu.entry(e.header.cpu).or_default();
+        let at = slices.partition_point(|s| s.start_ns < slice.start_ns);
+        match slices.get_mut(at) {
+            // The same stay on the CPU, sent while open and again later.
+            Some(same) if same.start_ns == slice.start_ns && same.tid == slice.tid => {
+                same.end_ns = same.end_ns.max(slice.end_ns);
+                same.sent_ns = same.sent_ns.max(slice.sent_ns);
+            }
+            _ => slices.insert(at, slice),
+        }
+    }
+
+    /// Calls `f(start_ns, end_ns, slice)` over `[from_ns, to_ns)` of a CPU without hole or overlap;
+    /// `None` where no slice tells who ran.
+    pub fn walk(
+        &self,
+        cpu: u16,
+        from_ns: u64,
+        to_ns: u64,
+        mut f: impl FnMut(u64, u64, Option<&Slice>),
+    ) {
+        let mut at = from_ns;
+        if let Some(slices) = self.by_cpu.get(&cpu) {
+            // A CPU runs one task at a time, so ends ascend like starts: one slice before the first
+            // that starts inside may reach in.
+            let first = slices.partition_point(|s| s.start_ns <= from_ns).saturating_sub(1);
+            for s in slices.range(first..) {
+                if s.start_ns >= to_ns {
+                    break;
+                }
+                let (start, end) = (s.start_ns.max(at), s.end_ns.min(to_ns));
+                if start >= end {
+                    continue;
+                }
+                if at < start {
+                    f(at, start, None);
+                }
+                f(start, end, Some(s));
+                at = end;
+            }
+        }
+        if at < to_ns {
+            f(at, to_ns, None);
+        }
+    }
+
+    /// Forgets slices that were sent before `before_ns`. By time of sending, because a long wait's
+    /// slices are older than the wait's end and must live until it.
+    pub fn prune(&mut self, before_ns: u64) {
+        for slices in self.by_cpu.values_mut() {
+            while slices.front().is_some_and(|s| s.sent_ns < before_ns) {
+                slices.pop_front();
+            }
+            if slices.capacity() > 1024 && slices.len() < slices.capacity() / 8 {
+                slices.shrink_to(slices.len() * 2);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::ascii::Scene;
+
+    #[test]
+    fn who_ran_and_where_nobody_knows() {
+        let scene = Scene::new(10).cpu(3, "77799..00", &[(9, "hog"), (7, "svc")]);
+        let mut seen = Vec::new();
+        scene.cpus().walk(3, 5, 100, |s, e, slice| seen.push((s, e, slice.map(|s| s.tid))));
+        assert_eq!(
+            seen,
+            [
+                (5, 30, Some(7)),
+                (30, 50, Some(9)),
+                (50, 70, None),
+                (70, 90, Some(0)),
+                (90, 100, None)
+            ]
+        );
+    }
+
+    #[test]
+    fn an_open_slice_is_extended_by_the_closed_one() {
+        let mut scene = Scene::new(10).cpu(0, "99", &[(9, "hog")]).cpu(0, "9999", &[(9, "hog")]);
+        scene.slices.reverse();
+        let mut seen = Vec::new();
+        scene.cpus().walk(0, 1, 40, |s, e, slice| seen.push((s, e, slice.map(|s| s.tid))));
+        assert_eq!(seen, [(1, 40, Some(9))]);
+    }
+
+    #[test]
+    fn pruning_goes_by_time_of_sending() {
+        let scene = Scene::new(10).cpu(0, "99", &[(9, "hog")]);
+        let mut cpus = scene.cpus();
+        cpus.prune(20);
+        let mut known = 0;
+        cpus.walk(0, 1, 20, |s, e, slice| known += slice.map_or(0, |_| e - s));
+        assert_eq!(known, 19, "sent at 20");
+        cpus.prune(21);
+        cpus.walk(0, 0, 20, |_, _, slice| assert!(slice.is_none()));
+    }
+}

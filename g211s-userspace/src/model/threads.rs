@@ -1,0 +1,286 @@
+//! Per thread: what events prove about its scheduler state over time. Must not know CPUs' runners,
+//! stops or reports.
+//!
+//! One [`ThreadEvent`] proves the whole interval `[since_ns, ts_ns)`, so a lost event leaves a gap
+//! in one thread's timeline and nothing else.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use g211s_ebpf::event::{ThreadEvent, ThreadState};
+
+/// A thread was in one state during `[start_ns, end_ns)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Beginning, ns.
+    pub start_ns: u64,
+    /// End (exclusive), ns.
+    pub end_ns: u64,
+    /// The state.
+    pub state: ThreadState,
+    /// Running: the CPU. Runnable: the CPU whose queue it was on; `None` where not known.
+    pub cpu: Option<u16>,
+    /// Blocked: the system call, as `ThreadEvent::syscall`.
+    pub syscall: i32,
+}
+
+/// One thread's proven intervals: ascending, never overlapping. Gaps are unknown.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline {
+    pieces: VecDeque<Piece>,
+    proven_until_ns: u64,
+}
+
+/// Sums over everything that events proved about a thread, ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadSums {
+    /// On a CPU.
+    pub on_cpu_ns: u64,
+    /// On a run queue since a wakeup.
+    pub woken_ns: u64,
+    /// On a run queue since a preemption.
+    pub preempted_ns: u64,
+    /// On a run queue since a yield.
+    pub yielded_ns: u64,
+    /// Asleep or stopped.
+    pub blocked_ns: u64,
+    /// Asleep in state D.
+    pub uninterruptible_ns: u64,
+}
+
+impl Timeline {
+    /// Adds what an event proves; what was proven before stays as it was. Returns the sums of the
+    /// new part.
+    pub fn apply(&mut self, e: &ThreadEvent) -> ThreadSums {
+        let mut sums = ThreadSums::default();
+        let ts = e.header.ts_ns;
+        // `since_ns` 0: first sight of the thread, nothing is proven.
+        if e.since_ns == 0 || e.since_ns >= ts {
+            return sums;
+        }
+        let Some(state) = ThreadState::from_u8(e.from) else { return sums };
+        if matches!(state, ThreadState::Unknown | ThreadState::Exited) {
+            return sums;
+        }
+        self.proven_until_ns = self.proven_until_ns.max(ts);
+        let piece = Piece {
+            start_ns: e.since_ns,
+            end_ns: ts,
+            state,
+            cpu: Some(e.prev_cpu),
+            syscall: e.syscall,
+        };
+        if state.is_runnable() {
+            // Before it moved to this queue it waited on another, which only the migration's own
+            // event names.
+            let queued = e.queued_ns.clamp(e.since_ns, ts);
+            self.insert(Piece { start_ns: queued, ..piece }, &mut sums);
+            self.insert(Piece { end_ns: queued, cpu: None, ..piece }, &mut sums);
+        } else {
+            self.insert(piece, &mut sums);
+        }
+        sums
+    }
+
+    /// Puts the parts of `new` that nothing covers yet.
+    fn insert(&mut self, new: Piece, sums: &mut ThreadSums) {
+        if new.start_ns >= new.end_ns {
+            return;
+        }
+        if self.pieces.back().is_none_or(|last| last.end_ns <= new.start_ns) {
+            sums.add(&new);
+            self.pieces.push_back(new);
+            return;
+        }
+        let mut at = self.pieces.partition_point(|p| p.end_ns <= new.start_ns);
+        let mut from = new.start_ns;
+        while from < new.end_ns {
+            let (gap_end, next) = match self.pieces.get(at) {
+                Some(p) if p.start_ns < new.end_ns => (p.start_ns, p.end_ns),
+                _ => (new.end_ns, new.end_ns),
+            };
+            if from < gap_end {
+                let part = Piece { start_ns: from, end_ns: gap_end, ..new };
+                sums.add(&part);
+                self.pieces.insert(at, part);
+                at += 1;
+            }
+            from = from.max(next);
+            at += 1;
+        }
+    }
+
+    /// Calls `f(start_ns, end_ns, piece)` over `[from_ns, to_ns)` without hole or overlap; `None`
+    /// where nothing is proven.
+    pub fn walk(&self, from_ns: u64, to_ns: u64, mut f: impl FnMut(u64, u64, Option<&Piece>)) {
+        let mut at = from_ns;
+        let first = self.pieces.partition_point(|p| p.end_ns <= from_ns);
+        for p in self.pieces.range(first..) {
+            if p.start_ns >= to_ns {
+                break;
+            }
+            let start = p.start_ns.max(at);
+            if at < start {
+                f(at, start, None);
+            }
+            let end = p.end_ns.min(to_ns);
+            f(start, end, Some(p));
+            at = end;
+        }
+        if at < to_ns {
+            f(at, to_ns, None);
+        }
+    }
+
+    /// Up to when something is proven, ns.
+    pub fn proven_until_ns(&self) -> u64 {
+        self.proven_until_ns
+    }
+
+    /// Forgets what ended before `before_ns`.
+    pub fn prune(&mut self, before_ns: u64) {
+        while self.pieces.front().is_some_and(|p| p.end_ns < before_ns) {
+            self.pieces.pop_front();
+        }
+        // A burst must not keep its memory.
+        if self.pieces.capacity() > 1024 && self.pieces.len() < self.pieces.capacity() / 8 {
+            self.pieces.shrink_to(self.pieces.len() * 2);
+        }
+    }
+}
+
+impl ThreadSums {
+    fn add(&mut self, p: &Piece) {
+        let ns = p.end_ns - p.start_ns;
+        match p.state {
+            ThreadState::Running => self.on_cpu_ns = self.on_cpu_ns.saturating_add(ns),
+            ThreadState::RunnableWoken => self.woken_ns = self.woken_ns.saturating_add(ns),
+            ThreadState::RunnablePreempted => {
+                self.preempted_ns = self.preempted_ns.saturating_add(ns);
+            }
+            ThreadState::RunnableYielded => self.yielded_ns = self.yielded_ns.saturating_add(ns),
+            ThreadState::Blocked | ThreadState::Stopped => {
+                self.blocked_ns = self.blocked_ns.saturating_add(ns);
+            }
+            ThreadState::BlockedUninterruptible => {
+                self.uninterruptible_ns = self.uninterruptible_ns.saturating_add(ns);
+            }
+            ThreadState::Unknown | ThreadState::Exited => {}
+        }
+    }
+
+    /// Adds another part's sums.
+    pub fn merge(&mut self, other: &Self) {
+        self.on_cpu_ns = self.on_cpu_ns.saturating_add(other.on_cpu_ns);
+        self.woken_ns = self.woken_ns.saturating_add(other.woken_ns);
+        self.preempted_ns = self.preempted_ns.saturating_add(other.preempted_ns);
+        self.yielded_ns = self.yielded_ns.saturating_add(other.yielded_ns);
+        self.blocked_ns = self.blocked_ns.saturating_add(other.blocked_ns);
+        self.uninterruptible_ns = self.uninterruptible_ns.saturating_add(other.uninterruptible_ns);
+    }
+
+    /// On any run queue.
+    pub fn runnable_ns(&self) -> u64 {
+        self.woken_ns.saturating_add(self.preempted_ns).saturating_add(self.yielded_ns)
+    }
+}
+
+/// The threads of one target.
+#[derive(Clone, Debug, Default)]
+pub struct Threads {
+    by_tid: BTreeMap<u32, Thread>,
+}
+
+/// What is kept of one thread.
+#[derive(Clone, Debug, Default)]
+pub struct Thread {
+    /// What it did lately.
+    pub timeline: Timeline,
+    /// What it did in all, as far as events prove it.
+    pub sums: ThreadSums,
+    /// Events about it.
+    pub events: u64,
+}
+
+impl Threads {
+    /// Takes an event of one of the threads.
+    pub fn apply(&mut self, e: &ThreadEvent) {
+        let thread = self.by_tid.entry(e.header.tid).or_default();
+        let sums = thread.timeline.apply(e);
+        thread.sums.merge(&sums);
+        thread.events += 1;
+    }
+
+    /// One thread.
+    pub fn get(&self, tid: u32) -> Option<&Thread> {
+        self.by_tid.get(&tid)
+    }
+
+    /// All threads, by tid.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Thread)> {
+        self.by_tid.iter().map(|(tid, t)| (*tid, t))
+    }
+
+    /// [`Timeline::walk`] of one thread; all unknown for a thread never seen.
+    pub fn walk(&self, tid: u32, from: u64, to: u64, mut f: impl FnMut(u64, u64, Option<&Piece>)) {
+        match self.by_tid.get(&tid) {
+            Some(t) => t.timeline.walk(from, to, f),
+            None if from < to => f(from, to, None),
+            None => {}
+        }
+    }
+
+    /// Whether everything about the thread up to `ts_ns` has arrived.
+    pub fn proven_past(&self, tid: u32, ts_ns: u64) -> bool {
+        self.by_tid.get(&tid).is_some_and(|t| t.timeline.proven_until_ns >= ts_ns)
+    }
+
+    /// Forgets timelines before `before_ns`; the sums stay.
+    pub fn prune(&mut self, before_ns: u64) {
+        for t in self.by_tid.values_mut() {
+            t.timeline.prune(before_ns);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::ascii::{Scene, picture};
+
+    #[test]
+    fn a_wait_is_cut_where_the_thread_migrated() {
+        // = running, w woken and waiting, _ asleep, . unknown. Second line: the CPU.
+        let scene = Scene::new(10).thread(7, "===___wwwwwww==", "000...001111111").cpu(
+            0,
+            "7777777799",
+            &[(9, "hog")],
+        );
+        let threads = scene.threads();
+        assert_eq!(picture(&threads, 7, 10, 15), "===___wwwwwww==");
+        let mut cpus = Vec::new();
+        threads.walk(7, 60, 130, |s, e, p| cpus.push((s, e, p.and_then(|p| p.cpu))));
+        assert_eq!(cpus, [(60, 80, Some(0)), (80, 130, Some(1))]);
+    }
+
+    #[test]
+    fn a_lost_event_leaves_a_gap_and_a_lost_migration_an_unknown_queue() {
+        let scene = Scene::new(10).thread(7, "===___wwwww==", "000...0011111");
+        // Events: asleep at 3, woken at 6, migrated at 8, in at 11, end at 13.
+        let threads = scene.threads_without(&[1, 2]);
+        assert_eq!(picture(&threads, 7, 10, 13), "===...wwwww==");
+        let mut cpus = Vec::new();
+        threads.walk(7, 60, 110, |s, e, p| cpus.push((s, e, p.and_then(|p| p.cpu))));
+        assert_eq!(cpus, [(60, 80, None), (80, 110, Some(1))]);
+    }
+
+    #[test]
+    fn pruning_forgets_only_what_is_old() {
+        let scene = Scene::new(10).thread(7, "===___wwwww==", "000...0000000");
+        let mut threads = scene.threads();
+        let sums = threads.get(7).unwrap().sums;
+        threads.prune(61);
+        assert_eq!(picture(&threads, 7, 10, 13), "......wwwww==");
+        assert_eq!(threads.get(7).unwrap().sums, sums);
+        assert_eq!(sums.on_cpu_ns, 49, "time 0 means unknown, so scenes begin at 1");
+        assert_eq!(sums.runnable_ns(), 50);
+    }
+}

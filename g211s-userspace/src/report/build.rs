@@ -1,0 +1,472 @@
+//! The model of a finished run → its report: adds names, sums and statistics. Must not know how it
+//! is printed.
+
+use std::collections::BTreeMap;
+
+use g211s_ebpf::{event::Site, hist::Hist};
+
+use super::{
+    format::{clean, comm, sum},
+    pipeline::{Judged, Pipeline, TargetModel},
+    schema::{
+        Alloc, Behind, BehindFor, BehindProcess, BlockingPolls, ByClass, ByKind, CauseReport,
+        CauseTotal, DelayReport, Delays, Dist, Events, Gc, LateWakes, Netpoll, NonblockingPolls,
+        PartOfStop, Report, Run, Runqueue, SCHEMA, StwReport, StwTotals, TargetInfo, TargetReport,
+        ThreadInStop, ThreadRow, Threads, Window,
+    },
+};
+use crate::{
+    analysis::{
+        correlate::{Span, correlate},
+        stats::{merge, quantiles},
+        verdict::{CauseKind, Runner, syscall_name},
+    },
+    model::reason::stw_reason_text,
+    record::{Interval, ProcessInfo, Settings, SparseHist, Target, ThreadInfo},
+};
+
+/// Who is who, as far as told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    pub(super) threads: BTreeMap<(u8, u32), ThreadInfo>,
+    pub(super) processes: BTreeMap<u32, ProcessInfo>,
+    /// By index of the target.
+    pub(super) tgids: Vec<u32>,
+    pub(super) observer: u32,
+}
+
+impl Names {
+    fn m_id(&self, target: usize, tid: u32) -> Option<u64> {
+        self.threads.get(&(target as u8, tid))?.m_id
+    }
+
+    fn behind(&self, target: usize, runner: &Runner) -> Behind {
+        Behind {
+            pid: runner.tgid,
+            tid: runner.tid,
+            comm: comm(&runner.comm),
+            cgroup: self.processes.get(&runner.tgid).map(|p| p.cgroup.clone()),
+            own: self.tgids.get(target) == Some(&runner.tgid),
+            observer: self.observer != 0 && runner.tgid == self.observer,
+        }
+    }
+
+    fn behind_for(&self, target: usize, list: &[(Runner, u64)]) -> Vec<BehindFor> {
+        let one = |(r, ns): &(Runner, u64)| BehindFor { who: self.behind(target, r), ns: *ns };
+        list.iter().map(one).collect()
+    }
+}
+
+/// One stop with names.
+pub(super) fn stop(target: usize, judged: &Judged, names: &Names) -> StwReport {
+    let Judged { stop, verdict, gc_cycle, retry } = judged;
+    let laggard_tid = stop.laggard().map(|(_, tid)| tid);
+    StwReport {
+        n: stop.n,
+        reason: stw_reason_text(stop.reason),
+        reason_id: u64::from(stop.reason as u8),
+        gc_cycle: *gc_cycle,
+        retry: *retry,
+        start_ns: stop.start_ns,
+        stopping_ns: stop.stopped_at_ns - stop.start_ns,
+        stopped_ns: stop.end_ns - stop.stopped_at_ns,
+        total_ns: stop.end_ns - stop.start_ns,
+        end_evidence: stop.end_evidence,
+        runtime_stopping_ns: stop.runtime_stopping_ns,
+        runtime_total_ns: stop.runtime_total_ns,
+        stopper_tid: stop.stopper_tid,
+        stopper_m: names.m_id(target, stop.stopper_tid),
+        laggard_tid,
+        laggard_m: laggard_tid.and_then(|tid| names.m_id(target, tid)),
+        laggard_evidence: if laggard_tid.is_some() { "gcstopm" } else { "none" },
+        explained_ns: verdict.explained_ns,
+        unexplained_ns: verdict.unexplained_ns,
+        causes: verdict
+            .causes
+            .iter()
+            .map(|c| CauseReport {
+                kind: c.key.kind,
+                ns: c.ns,
+                tid: c.key.tid,
+                m_id: names.m_id(target, c.key.tid),
+                behind: c.key.behind.map(|r| names.behind(target, &r)),
+                phase: c.key.phase,
+                wait: c.key.wait,
+                cpu: c.key.cpu,
+                syscall: c.key.syscall,
+                syscall_name: c.key.syscall.and_then(syscall_name),
+                why: c.key.why,
+            })
+            .collect(),
+        threads: verdict
+            .involved
+            .iter()
+            .map(|i| ThreadInStop {
+                tid: i.tid,
+                m_id: names.m_id(target, i.tid),
+                role: i.role,
+                stopping: i.stopping,
+                stopped: i.stopped,
+                behind: names.behind_for(target, &i.behind),
+            })
+            .collect(),
+    }
+}
+
+/// The report of a flushed run.
+pub(super) fn report(p: Pipeline) -> Report {
+    let start = p.start.as_ref();
+    let start_ns = start.map_or(0, |s| s.start_ns);
+    let end_ns = p.end.as_ref().map_or(p.state.last_ns, |e| e.end_ns);
+    let window = Window {
+        start_ns,
+        wall_ns: start.map_or(0, |s| s.wall_ns),
+        end_ns,
+        duration_ns: end_ns.saturating_sub(start_ns),
+    };
+    let names = &p.state.names;
+    let infos: &[Target] = start.map_or(&[], |s| &s.targets);
+    let settings = start.map(|s| &s.settings);
+    let mut sections = infos
+        .iter()
+        .zip(&p.state.targets)
+        .enumerate()
+        .map(|(i, (info, model))| section(i, info, model, names, settings, window));
+    // A stream without a head still has a report, of nothing.
+    let first = sections.next().unwrap_or_else(|| empty(window));
+    let others = sections.collect();
+    let end = p.end;
+    let events = Events {
+        received: ByClass::new(end.as_ref().map_or(p.state.received, |e| e.received.clone())),
+        lost: end.as_ref().map(|e| ByClass::new(e.lost.clone())),
+        produced: end.as_ref().map(|e| ByClass::new(e.produced.clone())),
+        undecodable: end.as_ref().map_or(0, |e| e.undecodable),
+        late: p.order.late(),
+        stray: p.state.stray,
+        threads_full: end.as_ref().map_or(0, |e| e.threads_full),
+    };
+    Report {
+        schema: SCHEMA,
+        run: Run {
+            source: p.source,
+            complete: start.is_some() && end.is_some(),
+            end_reason: end.as_ref().map(|e| clean(&e.reason)),
+            g211s_version: clean(start.map_or("", |s| &s.g211s_version)),
+            host: start.map(|s| {
+                let mut host = s.host.clone();
+                host.kernel = clean(&host.kernel);
+                host.arch = clean(&host.arch);
+                host.hostname = clean(&host.hostname);
+                host
+            }),
+            settings: settings.cloned(),
+            host_switches: end.as_ref().map(|e| e.host_switches),
+        },
+        first,
+        others,
+        events,
+        cost: end.map(|e| e.cost),
+        notices: p.state.notices,
+    }
+}
+
+fn empty(window: Window) -> TargetReport {
+    TargetReport {
+        target: TargetInfo::default(),
+        window,
+        runqueue: Runqueue::default(),
+        threads: Threads::default(),
+        gc: Gc::default(),
+        stw: Vec::new(),
+        stw_incomplete: Vec::new(),
+        stw_totals: StwTotals::default(),
+        delays: Delays::default(),
+        netpoll: Netpoll::default(),
+        alloc: Alloc::default(),
+        correlation: correlate(&[], &[], &[], &SparseHist::default(), &SparseHist::default()),
+    }
+}
+
+fn section(
+    index: usize,
+    info: &Target,
+    model: &TargetModel,
+    names: &Names,
+    settings: Option<&Settings>,
+    window: Window,
+) -> TargetReport {
+    let threshold_ns = settings.map_or(0, |s| s.threshold_ns);
+    let counters = model.intervals.last().cloned().unwrap_or_default();
+    let mut hists = Histograms { of: model.hists.as_ref().map(|h| &h.hists) };
+    let stw: Vec<StwReport> = model.judged.iter().map(|j| stop(index, j, names)).collect();
+    let gc_spans: Vec<Span> = model
+        .gc
+        .cycles
+        .iter()
+        .map(|c| Span { start_ns: c.start_ns, end_ns: c.start_ns + c.duration_ns })
+        .collect();
+    let stw_spans: Vec<Span> = stw
+        .iter()
+        .map(|s| Span { start_ns: s.start_ns, end_ns: s.start_ns + s.total_ns })
+        .collect();
+    let inside = hists.merged(&[
+        Hist::WokenInGc,
+        Hist::PreemptedInGc,
+        Hist::WokenInStw,
+        Hist::PreemptedInStw,
+    ]);
+    let outside = hists.merged(&[Hist::WokenOutside, Hist::PreemptedOutside]);
+    TargetReport {
+        target: target_info(info, model),
+        window,
+        runqueue: runqueue(&mut hists, &counters),
+        threads: threads(index, model, names, settings.is_some_and(|s| s.full)),
+        gc: gc(model, window),
+        stw_incomplete: model
+            .incomplete
+            .iter()
+            .map(|s| PartOfStop { stop: s.clone(), reason: s.reason_id.map(stw_reason_text) })
+            .collect(),
+        stw_totals: totals(&stw),
+        stw,
+        delays: delays(index, model, names, threshold_ns, &gc_spans),
+        netpoll: netpoll(&mut hists, &counters, threshold_ns),
+        alloc: alloc(&counters),
+        correlation: correlate(&model.intervals, &gc_spans, &stw_spans, &inside, &outside),
+    }
+}
+
+fn target_info(t: &Target, model: &TargetModel) -> TargetInfo {
+    let all = |list: &[String]| list.iter().map(|s| clean(s)).collect();
+    TargetInfo {
+        pid: t.pid,
+        tgid: t.tgid,
+        comm: clean(&t.comm),
+        exe: clean(&t.exe),
+        cgroup: clean(&t.cgroup),
+        go_version: clean(&t.go_version),
+        module: t.module.as_deref().map(clean),
+        link_mode: all(&t.link_mode),
+        cpus_allowed: clean(&t.cpus_allowed),
+        threads_at_attach: t.threads.len(),
+        threads_born: model.born,
+        threads_exited: model.exited,
+        execed: model.execed,
+        probes: t
+            .probes
+            .iter()
+            .cloned()
+            .map(|mut p| {
+                p.site = clean(&p.site);
+                p.function = clean(&p.function);
+                p.instruction = clean(&p.instruction);
+                p
+            })
+            .collect(),
+        unavailable: t
+            .unavailable
+            .iter()
+            .cloned()
+            .map(|mut u| {
+                u.feature = clean(&u.feature);
+                u.why = clean(&u.why);
+                u.costs = clean(&u.costs);
+                u
+            })
+            .collect(),
+    }
+}
+
+/// A target's histograms, if they were recorded.
+struct Histograms<'a> {
+    of: Option<&'a BTreeMap<u8, SparseHist>>,
+}
+
+impl Histograms<'_> {
+    fn merged(&mut self, which: &[Hist]) -> SparseHist {
+        let Some(of) = self.of else { return SparseHist::default() };
+        let parts: Vec<&SparseHist> = which.iter().filter_map(|h| of.get(&(*h as u8))).collect();
+        merge(&parts)
+    }
+
+    /// The distribution, or the counters where no histogram was recorded.
+    fn dist(&mut self, which: &[Hist], (count, total_ns): (u64, u64)) -> Dist {
+        match self.of {
+            Some(_) => quantiles(&self.merged(which)).into(),
+            None => Dist::of_counters(count, total_ns),
+        }
+    }
+}
+
+fn runqueue(h: &mut Histograms, c: &Interval) -> Runqueue {
+    use Hist::{
+        PreemptedInGc, PreemptedInStw, PreemptedOutside, WokenInGc, WokenInStw, WokenOutside,
+    };
+    let by_kind = |h: &mut Histograms, woken, preempted| ByKind {
+        all: h.dist(&[woken, preempted], (0, 0)),
+        wakeup: h.dist(&[woken], (0, 0)),
+        preempted: h.dist(&[preempted], (0, 0)),
+    };
+    let woken = [WokenOutside, WokenInGc, WokenInStw];
+    let preempted = [PreemptedOutside, PreemptedInGc, PreemptedInStw];
+    let all = [woken, preempted].concat();
+    Runqueue {
+        all: h.dist(&all, (sum([c.woken, c.preempted]), sum([c.woken_ns, c.preempted_ns]))),
+        wakeup: h.dist(&woken, (c.woken, c.woken_ns)),
+        preempted: h.dist(&preempted, (c.preempted, c.preempted_ns)),
+        yielded: h.dist(&[Hist::Yielded], (c.yielded, c.yielded_ns)),
+        outside_gc: by_kind(h, WokenOutside, PreemptedOutside),
+        in_gc: by_kind(h, WokenInGc, PreemptedInGc),
+        in_stw: by_kind(h, WokenInStw, PreemptedInStw),
+        on_cpu: h.dist(&[Hist::OnCpu], (c.oncpu, c.oncpu_ns)),
+    }
+}
+
+fn netpoll(h: &mut Histograms, c: &Interval, threshold_ns: u64) -> Netpoll {
+    Netpoll {
+        blocking: BlockingPolls {
+            count: c.epoll_blocking,
+            slept: c.epoll_slept,
+            slept_ns: c.epoll_slept_ns,
+            empty: c.epoll_empty,
+            wait: h.dist(&[Hist::EpollWait], (c.epoll_slept, c.epoll_slept_ns)),
+        },
+        late_wakes: LateWakes {
+            count: c.epoll_late,
+            threshold_ns,
+            delay: h.dist(&[Hist::EpollLate], (0, c.epoll_late_ns)),
+        },
+        nonblocking: NonblockingPolls { count: c.epoll_nonblocking },
+        events: c.epoll_events,
+    }
+}
+
+fn alloc(c: &Interval) -> Alloc {
+    let hits = |site: Site| c.hits.get(site as usize).copied().unwrap_or(0);
+    Alloc {
+        refills: hits(Site::McacheRefill),
+        next_free: hits(Site::McacheNextFree),
+        large: hits(Site::McacheAllocLarge),
+        large_bytes: c.large_bytes,
+        mallocgc: hits(Site::MallocGc),
+    }
+}
+
+fn threads(index: usize, model: &TargetModel, names: &Names, full: bool) -> Threads {
+    let mut part: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    for Judged { stop, .. } in &model.judged {
+        part.entry(stop.stopper_tid).or_default().0 += 1;
+        if let Some((_, tid)) = stop.laggard() {
+            part.entry(tid).or_default().1 += 1;
+        }
+    }
+    let mut list: Vec<ThreadRow> = model
+        .threads
+        .iter()
+        .map(|(tid, t)| {
+            let (stopper, laggard) = part.get(&tid).copied().unwrap_or_default();
+            let info = names.threads.get(&(index as u8, tid));
+            ThreadRow {
+                tid,
+                m_id: info.and_then(|i| i.m_id),
+                comm: info.map(|i| i.comm.clone()),
+                events: t.events,
+                on_cpu_ns: t.sums.on_cpu_ns,
+                runnable_ns: t.sums.runnable_ns(),
+                woken_ns: t.sums.woken_ns,
+                preempted_ns: t.sums.preempted_ns,
+                yielded_ns: t.sums.yielded_ns,
+                blocked_ns: t.sums.blocked_ns,
+                uninterruptible_ns: t.sums.uninterruptible_ns,
+                stopper,
+                laggard,
+            }
+        })
+        .collect();
+    list.sort_by_key(|t| (std::cmp::Reverse(t.runnable_ns), t.tid));
+    Threads { coverage: if full { "full" } else { "windows" }, count: list.len(), list }
+}
+
+fn gc(model: &TargetModel, window: Window) -> Gc {
+    let cycles = &model.gc.cycles;
+    let busy = sum(cycles.iter().map(|c| c.duration_ns));
+    Gc {
+        count: cycles.len(),
+        incomplete: model.gc.incomplete.clone(),
+        share: if window.duration_ns == 0 { 0.0 } else { busy as f64 / window.duration_ns as f64 },
+        duration: Dist::of_values(cycles.iter().map(|c| c.duration_ns)),
+        sweep_term: Dist::of_values(cycles.iter().map(|c| c.sweep_term_ns)),
+        mark: Dist::of_values(cycles.iter().map(|c| c.mark_ns)),
+        mark_term: Dist::of_values(cycles.iter().map(|c| c.mark_term_ns)),
+        interval: Dist::of_values(cycles.iter().filter_map(|c| c.interval_ns)),
+        cycles: cycles.clone(),
+    }
+}
+
+fn totals(stw: &[StwReport]) -> StwTotals {
+    let mut by_reason: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut causes: BTreeMap<(CauseKind, Option<BehindProcess>), (u64, u64)> = BTreeMap::new();
+    for s in stw {
+        by_reason.entry(s.reason.clone()).or_default().push(s.total_ns);
+        let mut here: BTreeMap<_, u64> = BTreeMap::new();
+        for c in &s.causes {
+            let behind = c.behind.as_ref().map(|b| BehindProcess {
+                pid: b.pid,
+                comm: b.comm.clone(),
+                own: b.own,
+                observer: b.observer,
+            });
+            *here.entry((c.kind, behind)).or_default() += c.ns;
+        }
+        for (key, ns) in here {
+            let total = causes.entry(key).or_default();
+            total.0 = total.0.saturating_add(ns);
+            total.1 += 1;
+        }
+    }
+    let mut causes: Vec<CauseTotal> = causes
+        .into_iter()
+        .map(|((kind, behind), (ns, stops))| CauseTotal { kind, behind, ns, stops })
+        .collect();
+    causes.sort_by_key(|c| std::cmp::Reverse(c.ns));
+    StwTotals {
+        all: Dist::of_values(stw.iter().map(|s| s.total_ns)),
+        stopping: Dist::of_values(stw.iter().map(|s| s.stopping_ns)),
+        stopped: Dist::of_values(stw.iter().map(|s| s.stopped_ns)),
+        explained_ns: sum(stw.iter().map(|s| s.explained_ns)),
+        unexplained_ns: sum(stw.iter().map(|s| s.unexplained_ns)),
+        by_reason: by_reason.into_iter().map(|(r, v)| (r, Dist::of_values(v))).collect(),
+        causes,
+    }
+}
+
+fn delays(
+    index: usize,
+    model: &TargetModel,
+    names: &Names,
+    threshold_ns: u64,
+    gc: &[Span],
+) -> Delays {
+    let worst = model
+        .delays
+        .worst
+        .iter()
+        .map(|d| {
+            let end_ns = d.start_ns + d.wait_ns;
+            let first = gc.partition_point(|s| s.end_ns <= d.start_ns);
+            DelayReport {
+                tid: d.tid,
+                m_id: names.m_id(index, d.tid),
+                start_ns: d.start_ns,
+                wait_ns: d.wait_ns,
+                wait: d.wait,
+                cpu: d.cpu,
+                in_gc: gc.get(first).is_some_and(|s| s.start_ns < end_ns),
+                behind: names.behind_for(index, &d.behind),
+                idle_ns: d.idle_ns,
+                unknown_ns: d.unknown_ns,
+            }
+        })
+        .collect();
+    Delays { threshold_ns, count: model.delays.count, in_stw: model.delays.in_stw, worst }
+}

@@ -1,0 +1,352 @@
+//! The run in progress: takes records one by one, keeps the model up to date, lets finished stops
+//! go as live notes. Must not know how a report looks.
+//!
+//! Everything here is a function of the sequence of records, so a live run and its replay see the
+//! same notes and the same report.
+
+use std::collections::BTreeMap;
+
+use g211s_ebpf::event::{Life, ProbeEvent, Site, ThreadEvent};
+
+use super::{
+    build::{self, Names},
+    format::clean,
+    schema::{Report, StwReport},
+};
+use crate::{
+    analysis::{
+        delay::Delays,
+        verdict::{Verdict, explain},
+    },
+    event::Event,
+    model::{
+        cpus::Cpus,
+        gc::GcTracker,
+        reason::go_minor,
+        stw::{Due, IncompleteStop, Outcome, Stop, StwTracker},
+        threads::Threads,
+    },
+    order::Order,
+    record::{Hists, Interval, Notice, Record, RunEnd, RunStart},
+};
+
+/// A stop leaves this long after its end, once its stopper and laggard have sent what proves their
+/// part in it …
+const SETTLE_NS: u64 = 250_000_000;
+/// … and at the latest after this: a thread that runs on without a switch sends nothing.
+const SETTLE_MAX_NS: u64 = 2_000_000_000;
+/// Events older than a reading of the counters by this have been drained.
+const DRAINED_NS: u64 = 500_000_000;
+/// How far back evidence is kept for what has not begun yet: late events, waits under way.
+const KEEP_NS: u64 = 2_000_000_000;
+/// How far back evidence is kept at most, for a stop whose end does not come.
+const KEEP_MAX_NS: u64 = 60_000_000_000;
+/// Times from here on (2^58 ns: up for nine years) are taken for damage: one would make all other
+/// events late.
+const NEVER_NS: u64 = 1 << 58;
+/// Events between prunings.
+const PRUNE_EVERY: u32 = 8192;
+
+/// Something to tell the user while the run goes on.
+#[derive(Clone, Debug)]
+pub enum Note {
+    /// A stop of the world has ended and is explained.
+    Stop {
+        /// Index of the target.
+        target: u8,
+        /// The stop, with names as far as known by now.
+        stop: Box<StwReport>,
+    },
+    /// A message that the run carries.
+    Notice(Notice),
+}
+
+/// A finished stop with what is said about it.
+#[derive(Clone, Debug)]
+pub(super) struct Judged {
+    pub(super) stop: Stop,
+    pub(super) verdict: Verdict,
+    pub(super) gc_cycle: Option<u64>,
+    pub(super) retry: bool,
+}
+
+/// What is known of one target.
+#[derive(Clone, Debug)]
+pub(super) struct TargetModel {
+    pub(super) threads: Threads,
+    stops: StwTracker,
+    pub(super) gc: GcTracker,
+    pub(super) judged: Vec<Judged>,
+    pub(super) incomplete: Vec<IncompleteStop>,
+    pub(super) delays: Delays,
+    pub(super) intervals: Vec<Interval>,
+    pub(super) hists: Option<Hists>,
+    pub(super) born: u64,
+    pub(super) exited: u64,
+    pub(super) execed: bool,
+}
+
+impl TargetModel {
+    fn new(go_version: &str) -> Self {
+        Self {
+            threads: Threads::default(),
+            stops: StwTracker::new(go_minor(go_version)),
+            gc: GcTracker::default(),
+            judged: Vec::new(),
+            incomplete: Vec::new(),
+            delays: Delays::default(),
+            intervals: Vec::new(),
+            hists: None,
+            born: 0,
+            exited: 0,
+            execed: false,
+        }
+    }
+
+    fn thread(&mut self, e: &ThreadEvent, cpus: &Cpus) {
+        self.threads.apply(e);
+        if Delays::wait_of(e).is_some() {
+            let (from, to) = (e.since_ns, e.header.ts_ns);
+            let mut ended = self.judged.iter().rev().take_while(|j| j.stop.end_ns > from);
+            let in_stw = self.stops.overlaps(from, to) || ended.any(|j| j.stop.start_ns < to);
+            self.delays.apply(e, &self.threads, cpus, in_stw);
+        }
+    }
+
+    fn probe(&mut self, e: &ProbeEvent) {
+        if e.site == Site::GcStart as u32 {
+            self.gc.gc_start(e.header.ts_ns, e.args[0]);
+        }
+        self.stops.apply(e);
+    }
+
+    fn is_due(&self, due: &Due, now_ns: u64) -> bool {
+        let proven =
+            |tid: Option<u32>| tid.is_none_or(|tid| self.threads.proven_past(tid, due.last_ns));
+        let age = now_ns.saturating_sub(due.last_ns);
+        age >= SETTLE_MAX_NS
+            || (age >= SETTLE_NS && proven(due.stopper_tid) && proven(due.laggard_tid))
+    }
+
+    /// Judges the stops that are due at `now_ns`; returns how many.
+    fn settle(&mut self, cpus: &Cpus, now_ns: u64) -> usize {
+        let before = self.judged.len();
+        while self.stops.due().is_some_and(|due| self.is_due(&due, now_ns)) {
+            let Some(outcome) = self.stops.pop() else { break };
+            let (gc_cycle, retry) = self.gc.stop(&outcome);
+            match outcome {
+                Outcome::Complete(stop) => {
+                    let verdict = explain(&stop, &self.threads, cpus);
+                    self.judged.push(Judged { stop, verdict, gc_cycle, retry });
+                }
+                Outcome::Incomplete(part) => self.incomplete.push(part),
+            }
+        }
+        self.judged.len() - before
+    }
+
+    fn cut(&mut self, cpus: &Cpus) -> usize {
+        self.stops.cut();
+        let n = self.settle(cpus, u64::MAX);
+        self.gc.cut();
+        n
+    }
+}
+
+/// The run so far. See [`Pipeline::push`] and [`Pipeline::finish`].
+#[derive(Debug)]
+pub struct Pipeline {
+    pub(super) source: String,
+    pub(super) start: Option<RunStart>,
+    pub(super) end: Option<RunEnd>,
+    pub(super) order: Order,
+    pub(super) state: State,
+}
+
+/// What events change, apart from their order.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) targets: Vec<TargetModel>,
+    cpus: Cpus,
+    pub(super) names: Names,
+    pub(super) notices: Vec<Notice>,
+    pub(super) received: BTreeMap<String, u64>,
+    pub(super) stray: u64,
+    /// Latest time that any record bears, ns.
+    pub(super) last_ns: u64,
+    now_ns: u64,
+    until_prune: u32,
+    notes: Vec<Note>,
+}
+
+impl Pipeline {
+    /// A run that has not begun; `source` is what `run.source` will say.
+    pub fn new(source: &str) -> Self {
+        Self {
+            source: clean(source),
+            start: None,
+            end: None,
+            order: Order::default(),
+            state: State::default(),
+        }
+    }
+
+    /// Takes the next record; returns what there is to tell.
+    pub fn push(&mut self, record: Record) -> Vec<Note> {
+        let state = &mut self.state;
+        match record {
+            Record::Start(start) => {
+                if self.start.is_none() {
+                    let models = start.targets.iter().map(|t| TargetModel::new(&t.go_version));
+                    state.targets = models.collect();
+                    state.names.tgids = start.targets.iter().map(|t| t.tgid).collect();
+                    state.names.observer = start.settings.observer_pid;
+                    state.last_ns = state.last_ns.max(start.start_ns);
+                    self.start = Some(*start);
+                }
+            }
+            Record::Event(event) => {
+                *state.received.entry(class(&event).to_owned()).or_insert(0) += 1;
+                if plausible(&event) {
+                    self.order.push(event, &mut |e| state.event(&e));
+                } else {
+                    state.stray += 1;
+                }
+            }
+            Record::Interval(interval) if interval.ts_ns >= NEVER_NS => state.stray += 1,
+            Record::Interval(interval) => {
+                let now = interval.ts_ns.saturating_sub(DRAINED_NS);
+                state.last_ns = state.last_ns.max(interval.ts_ns);
+                if let Some(t) = state.targets.get_mut(usize::from(interval.target)) {
+                    t.intervals.push(*interval);
+                }
+                // A quiet target's last stop must not wait for its next event.
+                self.order.advance_to(now, &mut |e| state.event(&e));
+                state.settle(now);
+            }
+            Record::Hists(hists) => {
+                state.last_ns = state.last_ns.max(hists.ts_ns);
+                if let Some(t) = state.targets.get_mut(usize::from(hists.target)) {
+                    t.hists = Some(*hists);
+                }
+            }
+            Record::Process(mut p) => {
+                p.comm = clean(&p.comm);
+                p.cgroup = clean(&p.cgroup);
+                p.cmdline = clean(&p.cmdline);
+                state.names.processes.insert(p.tgid, *p);
+            }
+            Record::Thread(mut t) => {
+                t.comm = clean(&t.comm);
+                state.names.threads.insert((t.target, t.tid), *t);
+            }
+            Record::Notice(mut notice) => {
+                notice.text = clean(&notice.text);
+                state.last_ns = state.last_ns.max(notice.ts_ns);
+                state.notices.push((*notice).clone());
+                state.notes.push(Note::Notice(*notice));
+            }
+            Record::End(end) => self.end = Some(*end),
+        }
+        std::mem::take(&mut self.state.notes)
+    }
+
+    /// Ends the run: what is open is judged with the evidence there is, and told as notes.
+    pub fn flush(&mut self) -> Vec<Note> {
+        let state = &mut self.state;
+        self.order.finish(&mut |e| state.event(&e));
+        for index in 0..state.targets.len() {
+            let n = state.targets[index].cut(&state.cpus);
+            state.tell(index, n);
+        }
+        std::mem::take(&mut state.notes)
+    }
+
+    /// The report. Flushes first.
+    pub fn finish(mut self) -> Report {
+        self.flush();
+        build::report(self)
+    }
+}
+
+impl State {
+    /// Takes an event in its place in time.
+    fn event(&mut self, event: &Event) {
+        let header = event.header();
+        let now = self.now_ns.max(header.ts_ns);
+        self.last_ns = self.last_ns.max(header.ts_ns);
+        if let Event::Slice(e) = event {
+            self.cpus.apply(e);
+        } else if let Some(t) = self.targets.get_mut(usize::from(header.target)) {
+            match event {
+                Event::Thread(e) => t.thread(e, &self.cpus),
+                Event::Probe(e) => t.probe(e),
+                Event::Life(e) => match Life::from_u32(e.what) {
+                    Some(Life::ThreadBorn) => t.born += 1,
+                    Some(Life::ThreadExited) => t.exited += 1,
+                    Some(Life::Exec) => {
+                        t.execed = true;
+                        let n = t.cut(&self.cpus);
+                        self.tell(usize::from(header.target), n);
+                    }
+                    None => {}
+                },
+                Event::Slice(_) => {}
+            }
+        } else {
+            self.stray += 1;
+        }
+        self.settle(now);
+        if self.until_prune == 0 {
+            self.until_prune = PRUNE_EVERY;
+            self.prune();
+        }
+        self.until_prune -= 1;
+    }
+
+    /// Judges what is due.
+    fn settle(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        for index in 0..self.targets.len() {
+            let n = self.targets[index].settle(&self.cpus, self.now_ns);
+            self.tell(index, n);
+        }
+    }
+
+    /// Notes the last `n` stops of a target.
+    fn tell(&mut self, index: usize, n: usize) {
+        let judged = &self.targets[index].judged;
+        for j in &judged[judged.len() - n..] {
+            let stop = Box::new(build::stop(index, j, &self.names));
+            self.notes.push(Note::Stop { target: index as u8, stop });
+        }
+    }
+
+    fn prune(&mut self) {
+        let oldest_stop = |t: &TargetModel| t.stops.oldest_ns().unwrap_or(u64::MAX);
+        let floor = self.now_ns.saturating_sub(KEEP_MAX_NS);
+        let keep = |oldest: u64| {
+            self.now_ns.saturating_sub(KEEP_NS).min(oldest.saturating_sub(KEEP_NS)).max(floor)
+        };
+        let all = self.targets.iter().map(oldest_stop).min().unwrap_or(u64::MAX);
+        self.cpus.prune(keep(all));
+        let horizons: Vec<u64> = self.targets.iter().map(|t| keep(oldest_stop(t))).collect();
+        for (t, horizon) in self.targets.iter_mut().zip(horizons) {
+            t.threads.prune(horizon);
+        }
+    }
+}
+
+fn plausible(event: &Event) -> bool {
+    let ts_ns = event.header().ts_ns;
+    ts_ns < NEVER_NS && !matches!(event, Event::Slice(s) if s.end_ns > ts_ns)
+}
+
+fn class(event: &Event) -> &'static str {
+    match event {
+        Event::Thread(_) => "thread",
+        Event::Slice(_) => "slice",
+        Event::Probe(_) => "probe",
+        Event::Life(_) => "life",
+    }
+}

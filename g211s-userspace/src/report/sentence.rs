@@ -1,0 +1,256 @@
+//! One stop in one sentence: `GC #812 paused 41 ms: 38 ms were thread 7 runnable but waiting for
+//! CPU 3 behind `stress` (pid 991); 3 ms mark termination.` Must not know where it is printed.
+
+use std::fmt::Write as _;
+
+use super::{
+    format::{clean, duration},
+    schema::{Behind, CauseReport, DelayReport, StwReport},
+};
+use crate::analysis::verdict::{CauseKind, Phase};
+
+/// Causes named one by one; the rest is summed up.
+const NAMED: usize = 3;
+
+/// The sentence of a stop.
+pub fn sentence(stop: &StwReport) -> String {
+    let total = duration(stop.total_ns);
+    let work = stop.reason.strip_prefix("GC ").unwrap_or(&stop.reason);
+    let head = match (stop.gc_cycle, stop.reason.strip_prefix("GC ")) {
+        (Some(n), Some("mark termination")) if !stop.retry => format!("GC #{n} paused {total}"),
+        (Some(n), Some("mark termination")) => {
+            format!("GC #{n} paused {total} (mark termination that did not hold)")
+        }
+        (Some(n), _) => format!("GC #{n} paused {total} ({work})"),
+        (None, Some(work)) => format!("GC paused {total} ({work})"),
+        (None, None) => format!("Stop #{} ({}) paused {total}", stop.n, stop.reason),
+    };
+    let mut clauses: Vec<(String, u64)> = Vec::new();
+    for cause in &stop.causes {
+        let words = words(cause, work);
+        match clauses.iter_mut().find(|(w, _)| *w == words) {
+            Some((_, ns)) => *ns += cause.ns,
+            None => clauses.push((words, cause.ns)),
+        }
+    }
+    clauses.sort_by_key(|&(_, ns)| std::cmp::Reverse(ns));
+    let mut out = head;
+    for (i, (words, ns)) in clauses.iter().take(NAMED).enumerate() {
+        // What rounds to nothing beside the total says nothing.
+        if i > 0 && ns * 200 < stop.total_ns {
+            break;
+        }
+        let (join, verb) = if i == 0 { (": ", "were ") } else { ("; ", "") };
+        let _ = write!(out, "{join}{} {verb}{words}", duration(*ns));
+    }
+    let named: u64 = clauses
+        .iter()
+        .take(NAMED)
+        .enumerate()
+        .filter(|(i, (_, ns))| *i == 0 || ns * 200 >= stop.total_ns)
+        .map(|(_, (_, ns))| ns)
+        .sum();
+    let rest = stop.total_ns.saturating_sub(named);
+    if rest * 50 >= stop.total_ns && rest > 0 {
+        let _ = write!(out, "; {} other", duration(rest));
+    }
+    out.push('.');
+    clean(&out)
+}
+
+/// The sentence of a long wait for a CPU outside stops.
+pub fn delay_sentence(delay: &DelayReport) -> String {
+    let mut out = format!(
+        "{} waited {} for CPU {} ({}{})",
+        capital(&thread(delay.tid, delay.m_id)),
+        duration(delay.wait_ns),
+        delay.cpu,
+        wait_word(delay.wait),
+        if delay.in_gc { ", during GC" } else { "" },
+    );
+    let mut parts: Vec<String> = delay
+        .behind
+        .iter()
+        .take(NAMED)
+        .map(|b| format!("{} behind {}", duration(b.ns), who(&b.who)))
+        .collect();
+    let rest: u64 = delay.behind.iter().skip(NAMED).map(|b| b.ns).sum();
+    for (ns, what) in
+        [(rest, "behind others"), (delay.idle_ns, "on an idle CPU"), (delay.unknown_ns, "unknown")]
+    {
+        if ns * 50 >= delay.wait_ns.max(1) {
+            parts.push(format!("{} {what}", duration(ns)));
+        }
+    }
+    if !parts.is_empty() {
+        let _ = write!(out, ": {}", parts.join("; "));
+    }
+    out.push('.');
+    clean(&out)
+}
+
+fn wait_word(wait: crate::analysis::verdict::Wait) -> &'static str {
+    use crate::analysis::verdict::Wait;
+    match wait {
+        Wait::Woken => "woken",
+        Wait::Preempted => "preempted",
+        Wait::Yielded => "yielded",
+    }
+}
+
+fn capital(s: &str) -> String {
+    let mut chars = s.chars();
+    chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
+}
+
+/// A thread as people know it: by its M where known.
+fn thread(tid: u32, m_id: Option<u64>) -> String {
+    match m_id {
+        Some(m) => format!("thread {m} (tid {tid})"),
+        None => format!("thread {tid}"),
+    }
+}
+
+fn who(b: &Behind) -> String {
+    if b.own {
+        format!("its own thread {}", b.tid)
+    } else if b.observer {
+        format!("g211s itself (pid {})", b.pid)
+    } else {
+        format!("`{}` (pid {})", b.comm, b.pid)
+    }
+}
+
+fn words(cause: &CauseReport, work: &str) -> String {
+    let thread = thread(cause.tid, cause.m_id);
+    let cpu = cause.cpu.map_or_else(|| "a CPU".to_owned(), |cpu| format!("CPU {cpu}"));
+    match cause.kind {
+        CauseKind::RuntimeWork if cause.phase == Phase::Stopped => work.to_owned(),
+        CauseKind::RuntimeWork => "stopping the world".to_owned(),
+        CauseKind::LaggardRunning => format!("{thread} running on before it stopped"),
+        CauseKind::RunqueueWait => match &cause.behind {
+            Some(b) => format!("{thread} runnable but waiting for {cpu} behind {}", who(b)),
+            None => format!("{thread} runnable but waiting for {cpu} behind a task not seen"),
+        },
+        CauseKind::WakeupLatency => format!("{thread} runnable while {cpu} was idle"),
+        CauseKind::Blocked => match (cause.syscall_name, cause.syscall) {
+            (Some(name), _) => format!("{thread} asleep in {name}"),
+            (None, Some(nr)) => format!("{thread} asleep in system call {nr}"),
+            (None, None) => format!("{thread} asleep"),
+        },
+        CauseKind::Uninterruptible => {
+            format!("{thread} in uninterruptible sleep (disk or page fault)")
+        }
+        CauseKind::StoppedBySignal => format!("{thread} stopped by a signal or a tracer"),
+        CauseKind::Unexplained => {
+            format!("unexplained ({})", cause.why.unwrap_or("no evidence"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::stw::EndEvidence;
+
+    fn cause(kind: CauseKind, ns: u64, phase: Phase) -> CauseReport {
+        CauseReport {
+            kind,
+            ns,
+            tid: 4711,
+            m_id: None,
+            behind: None,
+            phase,
+            wait: None,
+            cpu: None,
+            syscall: None,
+            syscall_name: None,
+            why: None,
+        }
+    }
+
+    fn stop(causes: Vec<CauseReport>) -> StwReport {
+        let total_ns = causes.iter().map(|c| c.ns).sum();
+        StwReport {
+            n: 9,
+            reason: "GC mark termination".into(),
+            reason_id: 1,
+            gc_cycle: Some(812),
+            retry: false,
+            start_ns: 0,
+            stopping_ns: 0,
+            stopped_ns: total_ns,
+            total_ns,
+            end_evidence: EndEvidence::StartNow,
+            runtime_stopping_ns: None,
+            runtime_total_ns: None,
+            stopper_tid: 1,
+            stopper_m: None,
+            laggard_tid: None,
+            laggard_m: None,
+            laggard_evidence: "none",
+            explained_ns: total_ns,
+            unexplained_ns: 0,
+            causes,
+            threads: Vec::new(),
+        }
+    }
+
+    fn waiting(comm: &str) -> CauseReport {
+        CauseReport {
+            m_id: Some(7),
+            cpu: Some(3),
+            behind: Some(Behind {
+                pid: 991,
+                tid: 991,
+                comm: comm.into(),
+                cgroup: None,
+                own: false,
+                observer: false,
+            }),
+            ..cause(CauseKind::RunqueueWait, 38_000_000, Phase::Stopping)
+        }
+    }
+
+    #[test]
+    fn the_one_sentence() {
+        let s = stop(vec![
+            waiting("stress"),
+            cause(CauseKind::RuntimeWork, 3_000_000, Phase::Stopped),
+            cause(CauseKind::RuntimeWork, 12_000, Phase::Stopping),
+        ]);
+        assert_eq!(
+            sentence(&s),
+            "GC #812 paused 41 ms: 38 ms were thread 7 (tid 4711) runnable but waiting for CPU 3 \
+             behind `stress` (pid 991); 3 ms mark termination."
+        );
+    }
+
+    #[test]
+    fn other_kinds_of_stops_and_causes() {
+        let mut s = stop(vec![
+            CauseReport {
+                syscall: Some(202),
+                syscall_name: Some("futex"),
+                ..cause(CauseKind::Blocked, 900_000, Phase::Stopping)
+            },
+            cause(CauseKind::Unexplained, 60_000, Phase::Stopping),
+            cause(CauseKind::WakeupLatency, 50_000, Phase::Stopping),
+            cause(CauseKind::LaggardRunning, 40_000, Phase::Stopping),
+        ]);
+        s.gc_cycle = None;
+        s.reason = "read mem stats".into();
+        assert_eq!(
+            sentence(&s),
+            "Stop #9 (read mem stats) paused 1.1 ms: 900 µs were thread 4711 asleep in futex; \
+             60 µs unexplained (no evidence); 50 µs thread 4711 runnable while a CPU was idle; \
+             40 µs other."
+        );
+    }
+
+    #[test]
+    fn a_hostile_name_does_not_reach_the_terminal() {
+        let s = sentence(&stop(vec![waiting("\x1b]0;pwn\x07")]));
+        assert!(s.contains("behind `?]0;pwn?` (pid 991)"), "{s}");
+    }
+}

@@ -1,0 +1,440 @@
+//! The report as text for a terminal, 100 columns wide. Must not know how it was made, and changes
+//! nothing. Strings from outside were made harmless when the report was built.
+
+use std::fmt::Write as _;
+
+use super::{
+    format::{count, duration, maybe, percent, plural, short, sum},
+    schema::{ByClass, CauseTotal, Dist, Report, TargetReport},
+    sentence::{delay_sentence, sentence},
+};
+use crate::analysis::verdict::CauseKind;
+
+/// How to set text off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// Not at all.
+    #[default]
+    Plain,
+    /// By ANSI escapes.
+    Ansi,
+}
+
+impl Style {
+    fn paint(self, code: &str, s: &str) -> String {
+        match self {
+            Self::Plain => s.to_owned(),
+            Self::Ansi => format!("\x1b[{code}m{s}\x1b[0m"),
+        }
+    }
+
+    fn bold(self, s: &str) -> String {
+        self.paint("1", s)
+    }
+
+    fn alarm(self, s: &str) -> String {
+        self.paint("1;31", s)
+    }
+}
+
+/// Columns.
+const WIDTH: usize = 100;
+/// Pauses and delays shown one by one.
+const SHOWN: usize = 10;
+/// Threads shown.
+const THREADS: usize = 12;
+
+/// The report as text.
+pub fn text(report: &Report, style: Style) -> String {
+    let mut out = String::new();
+    for line in alarms(report) {
+        wrap(&mut out, "!! ", "   ", &line, |s| style.alarm(s));
+    }
+    for (i, target) in std::iter::once(&report.first).chain(&report.others).enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        target_text(&mut out, target, style);
+    }
+    run_text(&mut out, report, style);
+    out
+}
+
+/// What casts doubt on the report as a whole.
+fn alarms(report: &Report) -> Vec<String> {
+    let mut alarms = Vec::new();
+    let e = &report.events;
+    if let Some(lost) = e.lost.as_ref().filter(|l| l.total > 0) {
+        let produced = e.produced.as_ref().map_or(0, |p| p.total);
+        alarms.push(format!(
+            "LOST {} of {} events ({}): {}. Verdicts below may be partial (\"unexplained\"); counts \
+             and histograms are complete.",
+            count(lost.total),
+            count(produced),
+            percent(lost.total, produced),
+            classes(lost),
+        ));
+    }
+    if e.threads_full > 0 {
+        alarms.push(format!(
+            "{} threads did not fit the kernel side's table: their states are unknown.",
+            count(e.threads_full)
+        ));
+    }
+    if e.undecodable > 0 || e.stray > 0 {
+        alarms.push(format!(
+            "{} events did not decode, {} were of no known target.",
+            count(e.undecodable),
+            count(e.stray)
+        ));
+    }
+    if e.late > 0 {
+        alarms.push(format!("{} events came too late for their place in time.", count(e.late)));
+    }
+    if !report.run.complete {
+        alarms.push(
+            "The recording was cut off: this is what it held, and losses are not known.".to_owned(),
+        );
+    }
+    alarms
+}
+
+fn classes(c: &ByClass) -> String {
+    let parts: Vec<String> = c
+        .classes
+        .iter()
+        .filter(|(_, n)| **n > 0)
+        .map(|(k, n)| format!("{} {k}", count(*n)))
+        .collect();
+    parts.join(", ")
+}
+
+fn target_text(out: &mut String, t: &TargetReport, style: Style) {
+    let name = t.target.exe.rsplit('/').next().unwrap_or(&t.target.exe);
+    let worst = t.stw_totals.all.max_ns;
+    let headline = format!(
+        "{} (pid {}, {}): {} observed, {}, {} of the world, {}",
+        short(name, 30),
+        t.target.pid,
+        short(&t.target.go_version, 30),
+        duration(t.window.duration_ns),
+        plural(t.gc.count as u64, "GC cycle", "GC cycles"),
+        plural(t.stw.len() as u64, "stop", "stops"),
+        worst.map_or_else(|| "no pause".to_owned(), |ns| format!("worst {}", duration(ns))),
+    );
+    wrap(out, "", "  ", &headline, |s| style.bold(s));
+    if t.target.execed {
+        out.push_str("The target replaced its program (execve) during the run.\n");
+    }
+    for u in &t.target.unavailable {
+        wrap(
+            out,
+            "not here: ",
+            "  ",
+            &format!("{}: {}. {}", u.feature, u.why, u.costs),
+            str::to_owned,
+        );
+    }
+    pauses(out, t, style);
+    runqueue(out, t, style);
+    gc(out, t, style);
+    netpoll(out, t, style);
+    let lines = serde_json::to_value(&t.correlation).ok();
+    let lines = lines.as_ref().and_then(|v| v.get("summary")?.as_array());
+    if let Some(lines) = lines.filter(|l| !l.is_empty()) {
+        heading(out, "GC, scheduler and network together", style);
+        for line in lines.iter().filter_map(|l| l.as_str()) {
+            wrap(out, "  ", "    ", line, str::to_owned);
+        }
+    }
+    threads(out, t, style);
+}
+
+fn pauses(out: &mut String, t: &TargetReport, style: Style) {
+    let mut worst: Vec<_> = t.stw.iter().collect();
+    worst.sort_by_key(|s| (std::cmp::Reverse(s.total_ns), s.n));
+    if !worst.is_empty() {
+        heading(out, "Longest pauses", style);
+        for stop in worst.iter().take(SHOWN) {
+            let at = duration(stop.start_ns.saturating_sub(t.window.start_ns));
+            wrap(out, &format!("  at {at:<7} "), "             ", &sentence(stop), str::to_owned);
+        }
+    }
+    if !t.stw_incomplete.is_empty() {
+        let line = format!(
+            "{} seen in part only (at the run's edges, or events lost): not counted.",
+            plural(t.stw_incomplete.len() as u64, "stop was", "stops were")
+        );
+        wrap(out, "  ", "  ", &line, str::to_owned);
+    }
+    let totals = &t.stw_totals;
+    if totals.all.total_ns > 0 {
+        heading(out, "Where paused time went", style);
+        for c in totals.causes.iter().take(SHOWN) {
+            let _ = writeln!(
+                out,
+                "  {:>8} {:>8}  in {:<11}  {}",
+                duration(c.ns),
+                percent(c.ns, totals.all.total_ns),
+                plural(c.stops, "stop", "stops"),
+                short(&cause(c), WIDTH - 38)
+            );
+        }
+        let rest = sum(totals.causes.iter().skip(SHOWN).map(|c| c.ns));
+        if rest > 0 {
+            let share = percent(rest, totals.all.total_ns);
+            let _ = writeln!(out, "  {:>8} {share:>8}  {:16}other", duration(rest), "");
+        }
+    }
+    let d = &t.delays;
+    if d.count > 0 {
+        let title = format!(
+            "Waits for a CPU of {} and more: {}, of them {} in pauses",
+            duration(d.threshold_ns),
+            count(d.count),
+            count(d.in_stw)
+        );
+        heading(out, &title, style);
+        for delay in d.worst.iter().take(SHOWN / 2) {
+            wrap(out, "  ", "    ", &delay_sentence(delay), str::to_owned);
+        }
+    }
+}
+
+fn cause(c: &CauseTotal) -> String {
+    match (c.kind, &c.behind) {
+        (CauseKind::RunqueueWait, Some(b)) if b.own => {
+            "runnable, waiting behind the target's own threads".to_owned()
+        }
+        (CauseKind::RunqueueWait, Some(b)) if b.observer => {
+            format!("runnable, waiting behind g211s itself (pid {})", b.pid)
+        }
+        (CauseKind::RunqueueWait, Some(b)) => {
+            format!("runnable, waiting behind `{}` (pid {})", b.comm, b.pid)
+        }
+        (CauseKind::RunqueueWait, None) => "runnable, waiting behind a task not seen".to_owned(),
+        (CauseKind::RuntimeWork, _) => "the runtime's own work for the stop".to_owned(),
+        (CauseKind::LaggardRunning, _) => "a thread running on before it stopped".to_owned(),
+        (CauseKind::WakeupLatency, _) => "runnable while the CPU was idle (wakeup)".to_owned(),
+        (CauseKind::Blocked, _) => "asleep in a system call".to_owned(),
+        (CauseKind::Uninterruptible, _) => "uninterruptible sleep (disk, page fault)".to_owned(),
+        (CauseKind::StoppedBySignal, _) => "stopped by a signal or a tracer".to_owned(),
+        (CauseKind::Unexplained, _) => "unexplained".to_owned(),
+    }
+}
+
+fn table_head(out: &mut String, first: &str) {
+    let _ = writeln!(
+        out,
+        "  {first:<22} {:>11} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "count", "mean", "p50", "p90", "p99", "p99.9", "max", "total"
+    );
+}
+
+fn row(out: &mut String, name: &str, d: &Dist) {
+    let mean = (d.count > 0).then_some(d.mean_ns.round() as u64);
+    let _ = writeln!(
+        out,
+        "  {name:<22} {:>11} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        count(d.count),
+        maybe(mean),
+        maybe(d.p50_ns),
+        maybe(d.p90_ns),
+        maybe(d.p99_ns),
+        maybe(d.p999_ns),
+        maybe(d.max_ns),
+        duration(d.total_ns)
+    );
+}
+
+fn runqueue(out: &mut String, t: &TargetReport, style: Style) {
+    let r = &t.runqueue;
+    heading(out, "Run-queue delay (ready to run, waiting for a CPU)", style);
+    table_head(out, "");
+    row(out, "all", &r.all);
+    row(out, "  after wakeup", &r.wakeup);
+    row(out, "  after preemption", &r.preempted);
+    row(out, "  outside GC", &r.outside_gc.all);
+    row(out, "  in a GC cycle", &r.in_gc.all);
+    row(out, "  in a stop", &r.in_stw.all);
+    if r.yielded.count > 0 {
+        row(out, "after sched_yield", &r.yielded);
+    }
+    row(out, "stays on a CPU", &r.on_cpu);
+}
+
+fn gc(out: &mut String, t: &TargetReport, style: Style) {
+    let g = &t.gc;
+    if g.count == 0 && g.incomplete.is_empty() {
+        return;
+    }
+    let title = format!(
+        "GC: {}, {:.1} % of the time{}",
+        plural(g.count as u64, "whole cycle", "whole cycles"),
+        g.share * 100.0,
+        match g.incomplete.len() {
+            0 => String::new(),
+            n => format!("; {n} seen in part"),
+        }
+    );
+    heading(out, &title, style);
+    if g.count > 0 {
+        table_head(out, "");
+        row(out, "cycle", &g.duration);
+        row(out, "  sweep termination", &g.sweep_term);
+        row(out, "  concurrent mark", &g.mark);
+        row(out, "  mark termination", &g.mark_term);
+        row(out, "from start to start", &g.interval);
+    }
+}
+
+fn netpoll(out: &mut String, t: &TargetReport, style: Style) {
+    let n = &t.netpoll;
+    heading(out, "Network polls", style);
+    let line = format!(
+        "{} that may wait ({} slept, {} in all: idle time, not a problem), {} that may not; {} \
+         events.",
+        count(n.blocking.count),
+        count(n.blocking.slept),
+        duration(n.blocking.slept_ns),
+        count(n.nonblocking.count),
+        count(n.events)
+    );
+    wrap(out, "  ", "  ", &line, str::to_owned);
+    let late = match n.late_wakes.count {
+        0 => format!("No wake was late by {} or more", duration(n.late_wakes.threshold_ns)),
+        late => format!(
+            "{} late by {} or more",
+            plural(late, "wake was", "wakes were"),
+            duration(n.late_wakes.threshold_ns)
+        ),
+    };
+    let d = &n.late_wakes.delay;
+    let line = format!(
+        "{late} (woken to running: p50 {}, p99 {}, max {}).",
+        maybe(d.p50_ns),
+        maybe(d.p99_ns),
+        maybe(d.max_ns)
+    );
+    wrap(out, "  ", "  ", &line, str::to_owned);
+}
+
+fn threads(out: &mut String, t: &TargetReport, style: Style) {
+    if t.threads.list.is_empty() {
+        return;
+    }
+    let covers = match t.threads.coverage {
+        "full" => "the whole run",
+        _ => "pauses, their surroundings and long waits only",
+    };
+    heading(out, &format!("Threads ({covers})"), style);
+    let _ = writeln!(
+        out,
+        "  {:>8} {:>5} {:<15} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}",
+        "tid",
+        "M",
+        "name",
+        "on CPU",
+        "woken",
+        "preempted",
+        "asleep",
+        "state D",
+        "stopper",
+        "laggard"
+    );
+    for th in t.threads.list.iter().take(THREADS) {
+        let _ = writeln!(
+            out,
+            "  {:>8} {:>5} {:<15} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}",
+            th.tid,
+            th.m_id.map_or_else(|| "–".to_owned(), |m| m.to_string()),
+            short(th.comm.as_deref().unwrap_or("–"), 15),
+            duration(th.on_cpu_ns),
+            duration(th.woken_ns),
+            duration(th.preempted_ns),
+            duration(th.blocked_ns),
+            duration(th.uninterruptible_ns),
+            count(th.stopper),
+            count(th.laggard)
+        );
+    }
+    if let Some(more) = t.threads.count.checked_sub(THREADS).filter(|n| *n > 0) {
+        let _ = writeln!(out, "  … and {more} more");
+    }
+}
+
+fn run_text(out: &mut String, report: &Report, style: Style) {
+    heading(out, "Evidence and cost", style);
+    let e = &report.events;
+    let lost = match &e.lost {
+        Some(lost) if lost.total == 0 => "none lost".to_owned(),
+        Some(lost) => format!("{} LOST ({})", count(lost.total), classes(lost)),
+        None => "losses not known".to_owned(),
+    };
+    let line =
+        format!("Events: {} received ({}), {lost}.", count(e.received.total), classes(&e.received));
+    wrap(out, "  ", "    ", &line, str::to_owned);
+    if let Some(c) = &report.cost {
+        let duration_ns = report.first.window.duration_ns;
+        let hits = sum(c.probe_hits.iter().map(|p| p.hits));
+        let mut line = format!(
+            "Cost: g211s used {} of CPU ({} of one CPU), {} MB at most; {} probe hits",
+            duration(c.agent_cpu_ns),
+            percent(c.agent_cpu_ns, duration_ns),
+            c.agent_max_rss_bytes / 1_000_000,
+            count(hits)
+        );
+        let bpf: Vec<u64> = c.bpf_programs.iter().filter_map(|p| p.run_ns).collect();
+        if bpf.is_empty() {
+            line += "; time in BPF programs not counted by this kernel's settings.";
+        } else {
+            let ns = sum(bpf);
+            let share = percent(ns, duration_ns);
+            let _ = write!(line, "; {} in BPF ({share} of one CPU).", duration(ns));
+        }
+        wrap(out, "  ", "    ", &line, str::to_owned);
+    }
+    for n in &report.notices {
+        let at = duration(n.ts_ns.saturating_sub(report.first.window.start_ns));
+        wrap(out, &format!("  at {at}: "), "    ", &n.text, str::to_owned);
+    }
+}
+
+fn heading(out: &mut String, title: &str, style: Style) {
+    let _ = writeln!(out, "\n{}", style.bold(&short(title, WIDTH)));
+}
+
+/// Writes `text` in lines of at most [`WIDTH`] columns; words longer than a line are cut into
+/// lines.
+fn wrap(out: &mut String, first: &str, rest: &str, text: &str, paint: impl Fn(&str) -> String) {
+    let mut line = first.to_owned();
+    let mut used = first.chars().count();
+    let mut empty = true;
+    let mut words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+    words.reverse();
+    while let Some(word) = words.pop() {
+        let len = word.chars().count();
+        let space = usize::from(!empty);
+        if used + space + len <= WIDTH {
+            if space == 1 {
+                line.push(' ');
+            }
+            line += &word;
+            used += space + len;
+            empty = false;
+        } else if empty {
+            let fits = WIDTH - used;
+            line.extend(word.chars().take(fits));
+            words.push(word.chars().skip(fits).collect());
+            used = WIDTH;
+            empty = false;
+        } else {
+            let _ = writeln!(out, "{}", paint(&line));
+            rest.clone_into(&mut line);
+            used = rest.chars().count();
+            empty = true;
+            words.push(word);
+        }
+    }
+    let _ = writeln!(out, "{}", paint(&line));
+}
