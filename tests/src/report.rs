@@ -21,9 +21,10 @@ pub struct Cycle {
     pub duration_ns: u64,
     /// Concurrent mark.
     pub mark_ns: u64,
-    /// The sweep-termination stop, where reported (`sweep_term_ns`).
+    /// The sweep-termination stop: `sweep_term_ns`, or else the stop that begins the cycle.
     pub sweep_term_ns: Option<u64>,
-    /// The mark-termination stop, where reported (`mark_term_ns`).
+    /// The mark-termination stop: `mark_term_ns`, or else the last stop for it in the cycle (it
+    /// is tried again when there turns out to be work left).
     pub mark_term_ns: Option<u64>,
 }
 
@@ -115,7 +116,21 @@ impl Report {
                 mark_term_ns: number(&v["mark_term_ns"]),
             })
         };
-        self.list("/gc/cycles", cycle)
+        let mut cycles = self.list("/gc/cycles", cycle)?;
+        let stws = self.stws()?;
+        for cycle in &mut cycles {
+            let end_ns = cycle.start_ns + cycle.duration_ns;
+            let within = |s: &&Stw| s.start_ns >= cycle.start_ns && s.start_ns < end_ns;
+            let of = |what: &'static str| {
+                let named = move |s: &&Stw| s.reason.to_lowercase().contains(what);
+                stws.iter().filter(within).filter(named)
+            };
+            let first = of("sweep").next().map(|s| s.total_ns);
+            let last = of("mark").next_back().map(|s| s.total_ns);
+            cycle.sweep_term_ns = cycle.sweep_term_ns.or(first);
+            cycle.mark_term_ns = cycle.mark_term_ns.or(last);
+        }
+        Ok(cycles)
     }
 
     /// Stops of the world.
@@ -298,6 +313,21 @@ mod tests {
             full.differences(&shape(json!({"a": [{"b": 1}], "d": {}}))),
             ["/a[]/c", "/d/#", "/d/#/e"]
         );
+    }
+
+    #[test]
+    fn a_cycle_finds_its_stops() {
+        let stw = |reason: &str, start: u64, total: u64| {
+            json!({"reason": reason, "start_ns": start, "total_ns": total, "stopping_ns": 0,
+                   "stopped_ns": total, "explained_ns": 0, "unexplained_ns": total, "causes": []})
+        };
+        let report = Report(json!({
+            "gc": {"cycles": [{"start_ns": 100, "duration_ns": 100, "mark_ns": 80}]},
+            "stw": [stw("GC mark termination", 90, 1), stw("GC sweep termination", 100, 2),
+                    stw("GC mark termination", 150, 3), stw("GC mark termination", 190, 4)],
+        }));
+        let cycle = report.cycles().unwrap()[0];
+        assert_eq!((cycle.sweep_term_ns, cycle.mark_term_ns), (Some(2), Some(4)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use g211s_tests::agent::{self, Attach};
 use g211s_tests::proc::{Finished, Proc};
 use g211s_tests::service::Launch;
@@ -120,7 +120,7 @@ fn truncated_recordings() -> Result<()> {
     let service = Launch::new("service", go::NEW).args(&["-rate", "100"]).start()?;
     let file = scratch("whole")?;
     Attach::new(service.pid(), Duration::from_secs(2)).record(&file).report()?;
-    let whole = std::fs::read(&file)?;
+    let whole = std::fs::read(&file).context("no recording was written")?;
     std::fs::remove_file(&file)?;
     ensure!(whole.len() > 100, "a recording of {} bytes", whole.len());
     for length in [1, 7, 16, 64, whole.len() / 4, whole.len() / 2, whole.len() - 1] {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use g211s_tests::agent::{self, Attach};
 use g211s_tests::report::Report;
 use g211s_tests::service::{Launch, Service};
@@ -85,7 +85,7 @@ fn a_recording_gives_the_same_report() -> Result<()> {
     drop(load);
     let replayed = agent::run(&["report", "--json", &file.to_string_lossy()])?;
     let text = agent::run(&["report", &file.to_string_lossy()])?;
-    std::fs::remove_file(&file)?;
+    std::fs::remove_file(&file).context("no recording was written")?;
     let replayed = Report::of(&replayed)?;
     ensure!(
         serde_json::to_string(&live.without_run())?
@@ -106,7 +106,7 @@ fn record_and_report_do_what_attach_does() -> Result<()> {
         agent::run(&["record", "--pid", &pid, "--duration", "3s", "-o", &file.to_string_lossy()])?;
     ensure!(recorded.code() == 0, "{}: {}", recorded.code(), recorded.stderr());
     let report = Report::of(&agent::run(&["report", "--json", &file.to_string_lossy()])?);
-    std::fs::remove_file(&file)?;
+    std::fs::remove_file(&file).context("no recording was written")?;
     let report = report?;
     ensure!(report.number("/target/pid")? == u64::from(service.pid()), "another pid");
     ensure!(report.number("/gc/count")? >= 1, "no cycle seen");

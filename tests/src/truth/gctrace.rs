@@ -1,10 +1,11 @@
 //! `GODEBUG=gctrace=1` lines: `gc 7 @0.102s 1%: 0.018+1.2+0.003 ms clock, …`.
 //!
 //! The clock fields are the sweep-termination stop, concurrent mark and the mark-termination stop
-//! (Go `runtime/mgc.go`, `gcMarkTermination`: differences of `work.tSweepTerm`, `tMark`,
-//! `tMarkTerm`, `tEnd`). `tSweepTerm` and `tMarkTerm` are taken *before* the world is asked to
-//! stop, `tMark` and `tEnd` just before it is started again. They are truncated when printed
-//! (`fmtNSAsMS`): each field comes with the quantum it was cut to.
+//! (Go `runtime/mgc.go`: differences of `work.tSweepTerm`, `tMark`, `tMarkTerm`, `tEnd`).
+//! `tSweepTerm` and `tMarkTerm` are taken *before* the world is asked to stop. `tMark` is the time
+//! at which `startTheWorldWithSema` has the processors running again; `tEnd` is taken well before
+//! that function is called, with the world still standing. The fields are truncated when printed
+//! (`fmtNSAsMS`): each comes with the quantum it was cut to.
 
 use anyhow::{Context, Result};
 
