@@ -12,7 +12,8 @@ pub(crate) struct Options {
     /// Run the long variants as well: full durations, 200 attach cycles, the cost comparison
     #[arg(long)]
     all: bool,
-    /// Run only tests whose name or file contains this (and no lints)
+    /// Run only the scenarios of this file (e.g. `gc_truth`), or else the tests whose name contains
+    /// this; no lints
     #[arg(long)]
     filter: Option<String>,
 }
@@ -31,7 +32,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let nextest = |which: &str| -> Result<Command> {
         let mut cargo = toolchain::cargo()?;
         let which = match &options.filter {
-            Some(part) => format!("({which}) and (test(~{part}) or binary(~{part}))"),
+            Some(file) if is_suite_file(file) => format!("({which}) and binary(={file})"),
+            Some(part) => format!("({which}) and test(~{part})"),
             None => which.to_owned(),
         };
         cargo.args(["nextest", "run", "--workspace", "--no-tests", "pass", "-E", &which]);
@@ -55,4 +57,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // What a scenario measured, or why it was skipped, is worth reading when it passed, too.
     suite.args(["--no-fail-fast", "--test-threads", "1", "--success-output", "immediate"]);
     toolchain::run_visibly(&mut suite)
+}
+
+fn is_suite_file(name: &str) -> bool {
+    g211s_tests::root().join("tests/suite").join(format!("{name}.rs")).exists()
 }
