@@ -1,0 +1,118 @@
+//! Go toolchains (in `.toolchain/go`, put there by `cargo xtask setup`) and builds of the
+//! workloads, cached by the hash of their sources.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::proc::output_of;
+
+/// The newest Go version that is tested.
+pub const NEW: &str = "1.27.3";
+/// The oldest.
+pub const OLD: &str = "1.21.13";
+
+/// How a workload is linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// With symbols and DWARF.
+    Plain,
+    /// Without (`-s -w`), as most production builds are.
+    Stripped,
+    /// Position independent.
+    Pie,
+    /// Position independent, without symbols.
+    PieStripped,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Stripped, Self::Pie, Self::PieStripped];
+
+    /// Its name, as in file names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Stripped => "stripped",
+            Self::Pie => "pie",
+            Self::PieStripped => "pie-stripped",
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &[],
+            Self::Stripped => &["-ldflags=-s -w"],
+            Self::Pie => &["-buildmode=pie"],
+            Self::PieStripped => &["-buildmode=pie", "-ldflags=-s -w"],
+        }
+    }
+}
+
+/// The `go` command of a version.
+pub fn command(version: &str) -> Result<PathBuf> {
+    let go = crate::root().join(".toolchain/go").join(version).join("go/bin/go");
+    if !go.exists() {
+        bail!("Go {version} is missing: run `cargo xtask setup`");
+    }
+    Ok(go)
+}
+
+/// Builds `workloads/NAME`, or finds it built; its path.
+pub fn build(name: &str, version: &str, mode: Mode) -> Result<PathBuf> {
+    let source = crate::root().join("tests/workloads").join(name);
+    let hash = hash_of(&source)?;
+    let target = crate::target_dir();
+    let folder = target.join("workloads").join(format!("{version}-{}-{hash:016x}", mode.name()));
+    let binary = folder.join(name);
+    if binary.exists() {
+        return Ok(binary);
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let unfinished = folder.join(format!("{name}.{}", std::process::id()));
+    let mut go = Command::new(command(version)?);
+    go.current_dir(&source)
+        .arg("build")
+        .args(mode.flags())
+        .arg("-trimpath")
+        .arg("-o")
+        .arg(&unfinished);
+    // Nothing from the network, nothing from or to the user's own Go set-up.
+    for (key, value) in [
+        ("GOTOOLCHAIN", "local"),
+        ("GOPROXY", "off"),
+        ("GOENV", "off"),
+        ("GOFLAGS", ""),
+        ("GOWORK", "off"),
+        ("CGO_ENABLED", "0"),
+    ] {
+        go.env(key, value);
+    }
+    go.env_remove("GOROOT").env_remove("GODEBUG").env_remove("GOEXPERIMENT");
+    go.env("GOCACHE", target.join("go-cache"));
+    go.env("GOPATH", target.join("go-path"));
+    go.env("XDG_CONFIG_HOME", target.join("go-config"));
+    output_of(&mut go).with_context(|| format!("building {name} with Go {version}"))?;
+    // Two tests may build the same thing: whoever renames last wins, and both are right.
+    std::fs::rename(&unfinished, &binary)
+        .with_context(|| format!("renaming to {}", binary.display()))?;
+    Ok(binary)
+}
+
+fn hash_of(source: &Path) -> Result<u64> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(source)
+        .with_context(|| format!("reading {}", source.display()))?
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        file.file_name().hash(&mut hasher);
+        std::fs::read(&file)
+            .with_context(|| format!("reading {}", file.display()))?
+            .hash(&mut hasher);
+    }
+    Ok(hasher.finish())
+}

@@ -1,0 +1,96 @@
+//! epoll truth: blocking and non-blocking polls are counted as bpftrace counts them; an idle
+//! process is not a problem.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use g211s_tests::agent::Attach;
+use g211s_tests::service::Launch;
+use g211s_tests::stats::disagreement;
+use g211s_tests::truth::epoll::{Polls, Strace};
+use g211s_tests::{go, needs_kernel};
+
+fn agree(what: &str, ours: u64, truth: u64) -> Result<()> {
+    let apart = disagreement(ours, truth);
+    println!("{what}: g211s {ours}, truth {truth}: {:.3} % apart", apart * 100.0);
+    // Half a percent, and one slot of the truth's time at each end of the window.
+    ensure!(
+        ours.abs_diff(truth) as f64 <= (0.005 * truth as f64).max(4.0),
+        "{what}: {ours}, not {truth}"
+    );
+    Ok(())
+}
+
+fn against_bpftrace(workload: &str, version: &str) -> Result<()> {
+    let service = Launch::new(workload, version).start()?;
+    let load =
+        if workload == "service" { Some(service.load("/work?kb=4", 4, 1500)?) } else { None };
+    let polls = Polls::start(service.pid())?;
+    let report = Attach::new(service.pid(), Duration::from_secs(15)).report()?;
+    // The count's last slots are written by then.
+    let truth = polls.stop(report.window()?)?;
+    drop(load);
+    ensure!(truth.blocking > 500, "too little happened: {truth:?}");
+    agree(
+        "blocking",
+        report.number("/netpoll/blocking/count").or_else(|_| report.number("/netpoll/blocking"))?,
+        truth.blocking,
+    )?;
+    agree(
+        "non-blocking",
+        report
+            .number("/netpoll/nonblocking/count")
+            .or_else(|_| report.number("/netpoll/nonblocking"))?,
+        truth.nonblocking,
+    )
+}
+
+#[test]
+fn a_slow_known_mix() -> Result<()> {
+    needs_kernel!("bpftrace");
+    against_bpftrace("epolls", go::NEW)
+}
+
+#[test]
+fn a_service_under_load() -> Result<()> {
+    needs_kernel!("bpftrace");
+    against_bpftrace("service", go::NEW)
+}
+
+#[test]
+fn an_older_runtime() -> Result<()> {
+    needs_kernel!("bpftrace");
+    against_bpftrace("epolls", go::OLD)
+}
+
+/// Strace stops the target at each call, so the run under it covers ours with room at both ends:
+/// it can only bound the count from above.
+#[test]
+fn strace_sees_no_fewer() -> Result<()> {
+    needs_kernel!("strace");
+    let service = Launch::new("epolls", go::NEW).args(&["-every", "20ms"]).start()?;
+    let strace = Strace::start(service.pid())?;
+    let report = Attach::new(service.pid(), Duration::from_secs(5)).report()?;
+    let all = strace.stop()?;
+    let polls = |kind: &str| {
+        report
+            .number(&format!("/netpoll/{kind}/count"))
+            .or_else(|_| report.number(&format!("/netpoll/{kind}")))
+    };
+    let ours = polls("blocking")? + polls("nonblocking")?;
+    println!("g211s {ours}, strace {all} over a slightly longer time");
+    ensure!(ours <= all && ours * 10 >= all * 5, "{ours}, but {all} by strace");
+    Ok(())
+}
+
+#[test]
+fn idle_is_not_late() -> Result<()> {
+    needs_kernel!();
+    let service = Launch::new("idle", go::NEW).start()?;
+    let report = Attach::new(service.pid(), Duration::from_secs(4)).report()?;
+    let late = report
+        .number("/netpoll/late_wakes/count")
+        .or_else(|_| report.number("/netpoll/late_wakes"))?;
+    ensure!(late <= 1, "{late} late wakes of a process that only waits");
+    Ok(())
+}

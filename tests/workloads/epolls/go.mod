@@ -1,0 +1,3 @@
+module g211s.test/epolls
+
+go 1.21

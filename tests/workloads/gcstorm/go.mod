@@ -1,0 +1,3 @@
+module g211s.test/gcstorm
+
+go 1.21

@@ -1,0 +1,3 @@
+module g211s.test/idle
+
+go 1.21

@@ -1,0 +1,3 @@
+module g211s.test/load
+
+go 1.21

@@ -1,0 +1,3 @@
+module g211s.test/service
+
+go 1.21

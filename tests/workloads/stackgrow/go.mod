@@ -1,0 +1,3 @@
+module g211s.test/stackgrow
+
+go 1.21

