@@ -31,7 +31,7 @@ fn script(service: &Service) -> String {
         "tracepoint:sched:sched_wakeup,tracepoint:sched:sched_wakeup_new {{ @queued[args->pid] = nsecs; }} \
          tracepoint:sched:sched_switch {{ if (args->prev_state == 0) {{ @queued[args->prev_pid] = nsecs; }} \
            $since = @queued[args->next_pid]; \
-           if ($since && pid == {pid}) {{ @delay = hist(nsecs - $since); }} delete(@queued[args->next_pid]); }} \
+           if ($since && args->next_comm == \"service\") {{ @delay = hist(nsecs - $since); }} delete(@queued[args->next_pid]); }} \
          uprobe:{file}:\"runtime.stopTheWorldWithSema\" /pid == {pid}/ {{ @stop = nsecs; }} \
          uprobe:{file}:\"runtime.startTheWorldWithSema\" /pid == {pid}/ {{ @pause = hist(nsecs - @stop); }} \
          uprobe:{file}:\"runtime.gcStart\",uprobe:{file}:\"runtime.gcMarkTermination\",\
