@@ -29,13 +29,18 @@ pub struct Quantiles {
 /// The quantiles of a histogram: each is the middle of its bucket, at most the maximum.
 pub fn quantiles(h: &SparseHist) -> Quantiles {
     let at = |q: f64| {
-        let rank = ((h.count as f64 * q).ceil() as u64).max(1);
-        let mut seen = 0;
+        // 0.99 * 100 is a little more than 99 in binary: not to be rounded up to 100.
+        let rank = ((q * h.count as f64 * (1.0 - 1e-12)).ceil() as u64).max(1);
+        if rank >= h.count {
+            return h.max;
+        }
+        let mut seen = 0u64;
         for &(bucket, n) in &h.buckets {
-            seen += n;
+            seen = seen.saturating_add(n);
             if seen >= rank {
                 let (low, width) = bucket_range(usize::from(bucket));
-                return (low + width / 2).min(h.max);
+                let (low, high) = (low.min(h.max), (low + width - 1).min(h.max));
+                return low + (high - low) / 2;
             }
         }
         h.max
@@ -57,11 +62,12 @@ pub fn merge(hs: &[&SparseHist]) -> SparseHist {
     let mut buckets = std::collections::BTreeMap::new();
     let mut all = SparseHist::default();
     for h in hs {
-        all.count += h.count;
-        all.sum += h.sum;
+        all.count = all.count.saturating_add(h.count);
+        all.sum = all.sum.saturating_add(h.sum);
         all.max = all.max.max(h.max);
         for &(bucket, n) in &h.buckets {
-            *buckets.entry(bucket).or_insert(0) += n;
+            let sum: &mut u64 = buckets.entry(bucket).or_default();
+            *sum = sum.saturating_add(n);
         }
     }
     all.buckets = buckets.into_iter().collect();
