@@ -144,8 +144,8 @@ pub struct Due {
     pub last_ns: u64,
     /// The thread that stopped the world.
     pub stopper_tid: Option<u32>,
-    /// The last thread that gave its P up.
-    pub laggard_tid: Option<u32>,
+    /// The last thread that gave its P up, and when.
+    pub laggard: Option<(u64, u32)>,
 }
 
 impl StwTracker {
@@ -205,7 +205,7 @@ impl StwTracker {
         over.then(|| Due {
             last_ns: draft.last_ns,
             stopper_tid: draft.entry.map(|(_, tid, _)| tid),
-            laggard_tid: draft.gave_up.last().map(|(_, tid)| *tid),
+            laggard: draft.gave_up.last().copied(),
         })
     }
 

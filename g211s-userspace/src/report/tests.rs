@@ -430,41 +430,93 @@ proptest! {
     }
 }
 
+/// The scene once more, `round` times 66 ms later: events, stops and the runtime's times moved.
+fn again(events: &[Event], round: u64) -> impl Iterator<Item = Event> {
+    let shift = round * 66 * MS;
+    events.iter().copied().map(move |mut e| {
+        match &mut e {
+            Event::Thread(t) => {
+                t.header.ts_ns += shift;
+                t.since_ns += shift;
+                t.queued_ns += shift;
+            }
+            Event::Slice(s) => {
+                s.header.ts_ns += shift;
+                s.start_ns += shift;
+                s.end_ns += shift;
+            }
+            Event::Probe(p) => {
+                p.header.ts_ns += shift;
+                p.stw += 2 * round as u32;
+                // `now` and the like; `StwEnd` carries a length.
+                let times = p.site != Site::StwEnd as u32;
+                p.args.iter_mut().filter(|a| times && **a > MS).for_each(|a| *a += shift);
+            }
+            Event::Life(l) => l.header.ts_ns += shift,
+        }
+        e
+    })
+}
+
+/// Several cycles, without the stop that the scene leaves open.
+fn cycles(rounds: u64) -> Vec<Event> {
+    let mut one = scene().events();
+    one.retain(|e| !matches!(e, Event::Probe(p) if p.stw == 3));
+    (0..rounds).flat_map(|round| again(&one, round).collect::<Vec<_>>()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn lost_events_never_pair_what_does_not_belong_together(
+        lost in prop::collection::vec(prop::bool::weighted(0.15), 200),
+    ) {
+        let all = cycles(5);
+        let report = |events: Vec<Event>| {
+            let mut records = vec![start("go1.27.3")];
+            records.extend(events.into_iter().map(Record::Event));
+            Report::build("x", records).first
+        };
+        let kept = all.iter().zip(lost.iter().chain(std::iter::repeat(&false)));
+        let less = report(kept.filter(|(_, lost)| !**lost).map(|(e, _)| *e).collect());
+        let whole = report(all);
+        prop_assert_eq!((whole.gc.count, whole.stw.len()), (5, 10));
+        prop_assert_eq!((whole.gc.incomplete.len(), whole.stw_incomplete.len()), (0, 0));
+        for s in &less.stw {
+            let same = whole.stw.iter().find(|w| w.n == s.n).unwrap();
+            prop_assert_eq!((s.start_ns, s.stopping_ns), (same.start_ns, same.stopping_ns));
+            // Without the runtime's own end the entry of startTheWorldWithSema stands in for it.
+            prop_assert!(s.total_ns.abs_diff(same.total_ns) <= 90_000);
+            // What a lost gcstopm leaves is no laggard, not another.
+            prop_assert!(s.laggard_tid.is_none() || s.laggard_tid == same.laggard_tid);
+        }
+        for c in &less.gc.cycles {
+            let same = whole.gc.cycles.iter().find(|w| w.start_ns == c.start_ns).unwrap();
+            prop_assert_eq!(c.stw, same.stw);
+            prop_assert!(c.mark_ns.abs_diff(same.mark_ns) <= 90_000);
+        }
+    }
+}
+
 /// Prints the pipeline's speed: `cargo test --release -- --ignored --nocapture speed`.
 #[test]
 #[ignore = "a measurement"]
 fn speed_of_ten_million_events() {
-    let scene = scene();
-    let one = scene.events();
+    let one = cycles(1);
     let mut pipeline = Pipeline::new("speed");
     pipeline.push(start("go1.27.3"));
     let began = std::time::Instant::now();
     let (mut n, mut round) = (0u64, 0u64);
     while n < 10_000_000 {
-        let shift = round * 66 * MS / 40;
-        for e in &one {
-            let mut e = *e;
-            match &mut e {
-                Event::Thread(t) => {
-                    t.header.ts_ns += shift;
-                    t.since_ns += shift;
-                    t.queued_ns += shift;
-                }
-                Event::Slice(s) => {
-                    s.header.ts_ns += shift;
-                    s.start_ns += shift;
-                    s.end_ns += shift;
-                }
-                Event::Probe(p) => {
-                    p.header.ts_ns += shift;
-                    p.stw = 0;
-                }
-                Event::Life(l) => l.header.ts_ns += shift,
-            }
+        // A cycle every 1.6 s; the rest is what `--full` streams.
+        let quiet = round % 25 != 0;
+        for e in again(&one, round).filter(|e| !quiet || !matches!(e, Event::Probe(_))) {
             pipeline.push(Record::Event(e));
             n += 1;
         }
         round += 1;
     }
-    println!("{n} events in {:?}", began.elapsed());
+    let stops = pipeline.finish().first.stw.len();
+    println!("{n} events, {stops} stops in {:?}", began.elapsed());
 }
