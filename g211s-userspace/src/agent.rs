@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use g211s_ebpf::config::MAX_TARGETS;
 use g211s_ebpf::event::{EVENT_CLASSES, EventKind, Life, NO_TARGET, Site, ThreadState};
 use nix::{
     sys::{
@@ -26,13 +27,18 @@ use crate::{
     bpf::{self, LoadOptions, Loss, ProbeHandle, ProbeRequest, Session, TargetRequest},
     cli::{ExtraProbe, WatchArgs},
     event::Event,
-    go::{plan, reasons::StwReason},
+    go::plan,
+    model::reason::StwReason,
     record::{
         Cost, Host, Interval, Notice, ProbeHits, ProcessInfo, Record, RunEnd, RunStart, Settings,
         Target, ThreadInfo, Unavailable,
     },
     recording::Writer,
-    report::{Note, Pipeline, sentence},
+    report::{
+        Note, Pipeline,
+        format::{clean, duration},
+        sentence,
+    },
     target::{self, ResolvedTarget, procfs::Procfs},
 };
 
@@ -157,8 +163,8 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
             resolved.push(target);
         }
     }
-    if resolved.len() > usize::from(NO_TARGET.min(g211s_ebpf::config::MAX_TARGETS as u8)) {
-        bail!("at most {} processes can be watched in one run", g211s_ebpf::config::MAX_TARGETS);
+    if resolved.len() > MAX_TARGETS as usize {
+        bail!("at most {MAX_TARGETS} processes can be watched in one run");
     }
     let tracefs = bpf::ensure_tracefs();
     let mut session = Session::load(&LoadOptions {
@@ -188,7 +194,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     };
     let mut watched = Vec::new();
     for (index, resolved) in resolved.into_iter().enumerate() {
-        watched.push(attach_probes(&mut session, index as u8, resolved, &options, &common)?);
+        watched.push(attach_probes(&mut session, index as u8, resolved, &options, &common));
     }
 
     // Everything is attached; every program lets nothing pass until the next lines.
@@ -221,6 +227,20 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         },
         targets: watched.iter().map(|w| w.record.clone()).collect(),
     };
+    for t in &start.targets {
+        console.say(&format!(
+            "g211s: attached to {} ({}, {}) with {} probes; {} to go, Ctrl-C for the report now",
+            t.pid,
+            clean(&t.comm),
+            clean(&t.go_version),
+            t.probes.len(),
+            duration(args.duration.as_nanos() as u64),
+        ));
+        for u in &t.unavailable {
+            let (feature, why, costs) = (&u.feature, clean(&u.why), &u.costs);
+            console.say(&format!("g211s: without {feature}: {why}; {costs}"));
+        }
+    }
     sinks.push(Record::Start(Box::new(start)), &mut console);
     for w in &watched {
         for &tid in &w.record.threads {
@@ -293,7 +313,7 @@ fn attach_probes(
     resolved: ResolvedTarget,
     options: &plan::PlanOptions,
     common: &[Unavailable],
-) -> Result<Watched> {
+) -> Watched {
     let mut record = resolved.record(Vec::new(), common.to_vec());
     let plan = plan::plan(&resolved.binary, options).unwrap_or_else(|e| {
         record.unavailable.push(Unavailable {
@@ -340,17 +360,17 @@ fn attach_probes(
     let request = TargetRequest {
         index,
         tgid: record.tgid,
-        reason_sweep_term: StwReason::SWEEP_TERM.0 as u32,
+        reason_sweep_term: StwReason::GcSweepTermination as u32,
         close_site,
     };
-    Ok(Watched {
+    Watched {
         record,
         resolved,
         request,
         alive: true,
         alloc_probes,
         governor: Governor::new(now_ns()),
-    })
+    }
 }
 
 /// Tells the kernel side what the target's threads do now, so that a thread that sleeps through
@@ -550,6 +570,8 @@ impl Run {
     }
 
     fn every_second(&mut self) {
+        use std::fmt::Write as _;
+
         if let Some(writer) = &mut self.sinks.writer
             && let Err(e) = writer.flush()
         {
@@ -566,16 +588,20 @@ impl Run {
             if let Ok(i) = self.session.counters(w.request.index, now_ns()) {
                 let delays = i.woken + i.preempted;
                 let mean_us = (i.woken_ns + i.preempted_ns) / delays.max(1) / 1000;
-                line += &format!(
+                let _ = write!(
+                    line,
                     " | {} {}: {} GC, {} stops, {delays} run-queue waits, {mean_us} µs mean",
-                    w.record.comm, w.record.pid, i.gc, i.stw
+                    clean(&w.record.comm),
+                    w.record.pid,
+                    i.gc,
+                    i.stw
                 );
             }
         }
         let lost: u64 = loss.lost.iter().sum();
-        line += &format!(" | {} events", self.received.iter().sum::<u64>());
+        let _ = write!(line, " | {} events", self.received.iter().sum::<u64>());
         if lost > 0 {
-            line += &format!(", {lost} LOST");
+            let _ = write!(line, ", {lost} LOST");
         }
         self.console.status(&line);
     }

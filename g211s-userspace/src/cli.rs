@@ -167,7 +167,7 @@ fn duration(s: &str) -> Result<Duration, String> {
         _ => return Err(bad()),
     };
     let d = Duration::try_from_secs_f64(number * seconds).map_err(|_| bad())?;
-    if d.is_zero() || d > Duration::from_secs(365 * 86400) {
+    if d.is_zero() || d > Duration::from_hours(365 * 24) {
         return Err(format!("`{s}` is out of range (more than 0, at most a year)"));
     }
     Ok(d)

@@ -172,6 +172,9 @@ fn programs() -> Vec<Capability> {
     all
 }
 
+/// Calls made by [`uprobes`].
+const CALLS: u64 = 1000;
+
 /// Attaches to a function of our own, calls it, and detaches: it must be hit.
 fn uprobes(session: &mut Session) -> Result<String, String> {
     let pmu = "/sys/bus/event_source/devices/uprobe/type";
@@ -196,7 +199,6 @@ fn uprobes(session: &mut Session) -> Result<String, String> {
         close_site: g211s_ebpf::event::Site::StwStart,
     };
     session.watch(request).map_err(|e| e.to_string())?;
-    const CALLS: u64 = 1000;
     // The machine may be busy: the quickest of ten batches is what a hit costs.
     let quickest = (0..10)
         .map(|_| {

@@ -35,7 +35,7 @@ struct Type<'a> {
     kind_flag: bool,
     vlen: usize,
     /// Size, or the type that a pointer or typedef is of.
-    size_or_type: u32,
+    size_or_ref: u32,
     name: u32,
     rest: &'a [u8],
 }
@@ -69,14 +69,14 @@ impl<'a> KernelBtf<'a> {
             kind: 0,
             kind_flag: false,
             vlen: 0,
-            size_or_type: 0,
+            size_or_ref: 0,
             name: 0,
             rest: &[],
         });
         let mut at = 0;
         while at < types_bytes.len() {
             let field = |i: usize| u32_at(types_bytes, at + 4 * i).ok_or(bad("a type is cut off"));
-            let (name, info, size_or_type) = (field(0)?, field(1)?, field(2)?);
+            let (name, info, size_or_ref) = (field(0)?, field(1)?, field(2)?);
             let (kind, vlen) = ((info >> 24) & 0x1f, (info & 0xffff) as usize);
             let extra = match kind {
                 1 | 14 | 17 => 4,
@@ -93,7 +93,7 @@ impl<'a> KernelBtf<'a> {
                 kind,
                 kind_flag: info >> 31 != 0,
                 vlen,
-                size_or_type,
+                size_or_ref,
                 name,
                 rest,
             });
@@ -153,7 +153,7 @@ impl<'a> KernelBtf<'a> {
     fn strip(&self, mut id: u32) -> u32 {
         for _ in 0..16 {
             match self.types.get(id as usize) {
-                Some(t) if matches!(t.kind, KIND_TYPEDEF | 9..=11 | 18) => id = t.size_or_type,
+                Some(t) if matches!(t.kind, KIND_TYPEDEF | 9..=11 | 18) => id = t.size_or_ref,
                 _ => break,
             }
         }
@@ -169,10 +169,10 @@ impl<'a> KernelBtf<'a> {
         self.types
             .iter()
             .find(|t| t.kind == KIND_TYPEDEF && self.string(t.name) == name.as_bytes())
-            .map(|t| self.strip(t.size_or_type))
+            .map(|t| self.strip(t.size_or_ref))
             .and_then(|id| self.types.get(id as usize))
             .filter(|t| t.kind == KIND_PTR)
-            .and_then(|t| self.types.get(t.size_or_type as usize))
+            .and_then(|t| self.types.get(t.size_or_ref as usize))
             .filter(|t| t.kind == KIND_FUNC_PROTO)
             .and_then(|t| t.vlen.checked_sub(1))
             .ok_or_else(|| BtfError::Missing(format!("tracepoint {tracepoint}")))

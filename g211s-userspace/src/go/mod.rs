@@ -7,7 +7,6 @@ use crate::elf::sites::{FunctionCode, MAX_CODE, SiteError};
 use crate::elf::{EM_X86_64, ElfError, ElfFile, ReadAt};
 
 pub mod plan;
-pub mod reasons;
 pub mod version;
 
 use version::GoVersion;

@@ -1,6 +1,8 @@
 //! Why Go stopped the world: `stwReason` of Go's `runtime/proc.go`, which is the same table from
 //! Go 1.21 to 1.27 (sources compared). Must not know how a reason was read.
 
+use crate::go::version::GoVersion;
+
 /// `runtime.stwReason`.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,11 +87,9 @@ pub fn stw_reason_text(n: u64) -> String {
     StwReason::from_number(n).map_or_else(|| format!("reason {}", n as u8), |r| r.text().to_owned())
 }
 
-/// Minor version of a Go 1 release: `go1.27.3-X:boringcrypto` → 27.
+/// Minor version of a Go release: `go1.27.3-X:boringcrypto` → 27; development versions have none.
 pub fn go_minor(version: &str) -> Option<u32> {
-    let rest = version.trim().strip_prefix("go1.")?;
-    let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    rest[..digits].parse().ok()
+    GoVersion::parse(version).filter(|v| !v.devel).map(|v| v.minor)
 }
 
 #[cfg(test)]
