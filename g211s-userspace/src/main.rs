@@ -11,15 +11,14 @@ use g211s::{
     agent::{self, Sinks},
     cli::{AttachArgs, Cli, Command, DoctorArgs, RecordArgs, ReportArgs},
     doctor,
-    recording::{Reader, RecordingError, Writer},
+    recording::{Reader, Writer},
     report::{Pipeline, Report, Style, text},
     target::TargetError,
 };
 
-/// Something failed.
+/// Something failed. (2, from clap and from [`TargetError::exit_code`]: what was asked for makes no
+/// sense.)
 const FAILURE: u8 = 1;
-/// What was asked for makes no sense (clap uses the same).
-const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -39,13 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn code_of(e: &anyhow::Error) -> u8 {
-    if let Some(e) = e.downcast_ref::<TargetError>() {
-        return e.exit_code();
-    }
-    match e.downcast_ref::<RecordingError>() {
-        Some(RecordingError::Foreign { .. } | RecordingError::NewerFormat { .. }) => USAGE,
-        _ => FAILURE,
-    }
+    e.downcast_ref::<TargetError>().map_or(FAILURE, TargetError::exit_code)
 }
 
 fn dispatch(command: Command) -> Result<ExitCode> {
