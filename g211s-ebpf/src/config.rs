@@ -3,6 +3,8 @@
 #[cfg(not(target_arch = "bpf"))]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::event::{NO_SYSCALL, THREAD_STATES, ThreadState};
+
 /// Targets that one run can watch.
 pub const MAX_TARGETS: u32 = 64;
 /// CPU slices remembered per CPU (a power of two).
@@ -39,8 +41,6 @@ pub struct ThreadRecord {
     pub epoll_ns: u64,
     /// System call it blocks or last blocked in.
     pub syscall: i32,
-    /// Last window for which it sent an event.
-    pub window: u32,
     /// CPU it runs or is queued on, or last ran on.
     pub cpu: u16,
     /// `ThreadState` as a number.
@@ -49,4 +49,30 @@ pub struct ThreadRecord {
     pub target: u8,
     /// 1 if it slept since `epoll_ns`.
     pub epoll_slept: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Time spent in each `ThreadState` (indexed by its number) in intervals that have ended, ns.
+    pub state_ns: [u64; THREAD_STATES],
+    /// Number of those intervals.
+    pub state_count: [u64; THREAD_STATES],
+}
+
+impl ThreadRecord {
+    /// A thread that has just been found: in `state` since `since_ns` (0: not known).
+    #[inline(always)]
+    pub const fn new(target: u8, state: ThreadState, since_ns: u64) -> Self {
+        Self {
+            since_ns,
+            queued_ns: since_ns,
+            epoll_ns: 0,
+            syscall: NO_SYSCALL,
+            cpu: 0,
+            state: state as u8,
+            target,
+            epoll_slept: 0,
+            reserved: 0,
+            state_ns: [0; THREAD_STATES],
+            state_count: [0; THREAD_STATES],
+        }
+    }
 }

@@ -82,21 +82,26 @@ pub enum ThreadState {
     Exited = 8,
 }
 
+/// Number of [`ThreadState`]s.
+pub const THREAD_STATES: usize = 9;
+
 impl ThreadState {
+    /// All states, in order of their numbers.
+    pub const ALL: [Self; THREAD_STATES] = [
+        Self::Unknown,
+        Self::Running,
+        Self::RunnableWoken,
+        Self::RunnablePreempted,
+        Self::RunnableYielded,
+        Self::Blocked,
+        Self::BlockedUninterruptible,
+        Self::Stopped,
+        Self::Exited,
+    ];
+
     /// The state with this number, if there is one.
     pub const fn from_u8(n: u8) -> Option<Self> {
-        Some(match n {
-            0 => Self::Unknown,
-            1 => Self::Running,
-            2 => Self::RunnableWoken,
-            3 => Self::RunnablePreempted,
-            4 => Self::RunnableYielded,
-            5 => Self::Blocked,
-            6 => Self::BlockedUninterruptible,
-            7 => Self::Stopped,
-            8 => Self::Exited,
-            _ => return None,
-        })
+        if (n as usize) < THREAD_STATES { Some(Self::ALL[n as usize]) } else { None }
     }
 
     /// Whether the thread waits on a run queue.

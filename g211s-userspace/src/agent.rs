@@ -46,6 +46,8 @@ use crate::{
 const DRAIN_EVERY: Duration = Duration::from_millis(10);
 /// Time between two reads of the kernel's counters: the step of the correlation's time series.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// Exited threads whose last switch is awaited at most.
+const MAX_LEAVING: usize = 4096;
 /// Foreign processes described at most in one run.
 const MAX_PROCESSES: usize = 4096;
 
@@ -261,6 +263,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         processes: HashSet::new(),
         pending: Vec::new(),
         born: Vec::new(),
+        exited: Vec::new(),
         windows: BTreeMap::new(),
         start_ns,
     };
@@ -417,6 +420,8 @@ struct Run {
     pending: Vec<u32>,
     /// Threads born since the last drain: (target, tid).
     born: Vec<(u8, u32)>,
+    /// Threads that are exiting.
+    exited: Vec<u32>,
     /// Last window number seen, by target.
     windows: BTreeMap<u8, u32>,
     start_ns: u64,
@@ -433,6 +438,7 @@ impl Run {
             processes,
             pending,
             born,
+            exited,
             windows,
             ..
         } = self;
@@ -456,6 +462,9 @@ impl Run {
                     Event::Life(l) if l.what == Life::ThreadBorn as u32 => {
                         born.push((l.header.target, l.header.tid));
                     }
+                    Event::Life(l) if l.what == Life::ThreadExited as u32 => {
+                        exited.push(l.header.tid);
+                    }
                     Event::Life(l) if l.what == Life::Exec as u32 => execs.push(l.header.target),
                     _ => {}
                 }
@@ -464,6 +473,7 @@ impl Run {
         });
         self.ring_bytes += bytes;
         self.describe();
+        self.take_exited();
         for target in execs {
             self.gone(
                 target,
@@ -490,6 +500,23 @@ impl Run {
                 self.sinks.push(Record::Thread(Box::new(info)), &mut self.console);
             }
         }
+    }
+
+    /// Takes what threads did that have exited, so that their places in the kernel's table are
+    /// free again. One that is still on its way out is asked for again at the next drain.
+    fn take_exited(&mut self) {
+        let mut later = Vec::new();
+        for tid in std::mem::take(&mut self.exited) {
+            match self.session.take_exited(tid) {
+                Some(t) => {
+                    self.sinks.push(Record::ThreadTotals(Box::new(t)), &mut self.console);
+                }
+                None => later.push(tid),
+            }
+        }
+        // What never shows up (its record was never made, or made anew) must not pile up.
+        later.truncate(MAX_LEAVING);
+        self.exited = later;
     }
 
     fn intervals(&mut self) {
@@ -621,10 +648,13 @@ impl Run {
         std::thread::sleep(Duration::from_millis(2));
         self.drain();
         let windows = std::mem::take(&mut self.windows);
-        let finals =
+        let (finals, totals) =
             self.session.final_threads(end_ns, |t| windows.get(&t).copied().unwrap_or_default());
         for event in finals {
             self.sinks.push(Record::Event(Event::Thread(event)), &mut self.console);
+        }
+        for totals in totals {
+            self.sinks.push(Record::ThreadTotals(Box::new(totals)), &mut self.console);
         }
         let mut probe_hits = Vec::new();
         for index in 0..self.watched.len() as u8 {

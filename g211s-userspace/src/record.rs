@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use g211s_ebpf::event::THREAD_STATES;
+
 use crate::event::Event;
 
 /// One item of a run's stream. A run is `Start`, then any of the others, then (unless it was cut
@@ -23,6 +25,8 @@ pub enum Record {
     Process(Box<ProcessInfo>),
     /// A target's thread → its M, where known.
     Thread(Box<ThreadInfo>),
+    /// What a thread did in the whole run, at its end or the run's.
+    ThreadTotals(Box<ThreadTotals>),
     /// Something the user must know (a probe refused, a target that exited …), when it happened.
     Notice(Box<Notice>),
     /// How the run ended. Last, and once; missing if the recorder was killed.
@@ -236,6 +240,21 @@ pub struct ThreadInfo {
     pub m_id: Option<u64>,
     /// `/proc/PID/task/TID/comm`.
     pub comm: String,
+}
+
+/// What a thread did from attach (or its birth) to its exit (or the run's end).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadTotals {
+    /// Index of the target.
+    pub target: u8,
+    /// The thread.
+    pub tid: u32,
+    /// Whether it exited.
+    pub exited: bool,
+    /// Time by `ThreadState` number, ns.
+    pub state_ns: [u64; THREAD_STATES],
+    /// Stays in it.
+    pub state_count: [u64; THREAD_STATES],
 }
 
 /// A message to the user that belongs to the run.

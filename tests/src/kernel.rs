@@ -2,6 +2,7 @@
 //! the BPF objects that a run may have left behind.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,20 +59,54 @@ pub fn bpf_objects() -> Result<BTreeSet<String>> {
     Ok(all)
 }
 
-/// Of [`bpf_objects`], those that process `pid` holds (where bpftool can tell, else none).
+/// Of [`bpf_objects`], those that process `pid` holds open (its `fdinfo` names them).
 pub fn bpf_objects_of(pid: u32) -> Result<BTreeSet<String>> {
+    let folder = format!("/proc/{pid}/fdinfo");
     let mut own = BTreeSet::new();
-    for kind in ["prog", "link", "map"] {
-        for object in shown(kind)? {
-            let holders = object["pids"].as_array().map(Vec::as_slice).unwrap_or_default();
-            if holders.iter().any(|holder| holder["pid"] == pid)
-                && let Some(id) = object["id"].as_u64()
-            {
-                own.insert(format!("{kind} {id}"));
-            }
+    for entry in std::fs::read_dir(&folder).with_context(|| folder.clone())? {
+        // A file may be closed between the listing and the reading.
+        let Ok(text) = std::fs::read_to_string(entry?.path()) else { continue };
+        for kind in ["prog", "link", "map"] {
+            let id = text.lines().find_map(|l| l.strip_prefix(&format!("{kind}_id:")));
+            own.extend(id.map(|id| format!("{kind} {}", id.trim())));
         }
     }
     Ok(own)
+}
+
+/// Of these offsets in the executable of process `pid`, those whose byte in its memory differs from
+/// the file's: where a breakpoint is set.
+pub fn breakpoints(pid: u32, file_offsets: &[u64]) -> Result<Vec<u64>> {
+    let exe = std::fs::File::open(format!("/proc/{pid}/exe")).context("the executable")?;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).context("the memory")?;
+    let name = std::fs::read_link(format!("/proc/{pid}/exe"))?;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let hex = |s: &str| u64::from_str_radix(s, 16).ok();
+    let text: Vec<(u64, u64, u64)> = maps
+        .lines()
+        .filter(|l| l.ends_with(&*name.to_string_lossy()))
+        .filter_map(|l| {
+            let mut words = l.split_whitespace();
+            let (start, end) = words.next()?.split_once('-')?;
+            let (mode, offset) = (words.next()?, words.next()?);
+            let (start, end) = (hex(start)?, hex(end)?);
+            mode.contains('x').then_some((start, end - start, hex(offset)?))
+        })
+        .collect();
+    let mut set = Vec::new();
+    for &offset in file_offsets {
+        let (start, _, from) = text
+            .iter()
+            .find(|(_, len, from)| (*from..from + len).contains(&offset))
+            .with_context(|| format!("offset {offset:#x} is not in the text of {pid}"))?;
+        let (mut there, mut here) = ([0], [0]);
+        memory.read_exact_at(&mut there, start + offset - from)?;
+        exe.read_exact_at(&mut here, offset)?;
+        if there != here {
+            set.push(offset);
+        }
+    }
+    Ok(set)
 }
 
 fn shown(kind: &str) -> Result<Vec<Value>> {

@@ -184,14 +184,23 @@ impl Report {
 
     /// The largest preemption delay: how long, and who had the CPU.
     pub fn worst_preemption(&self) -> Result<(u64, Vec<Culprit>)> {
-        let worst = self.at("/runqueue/preempted/worst")?;
-        let ns = number(&worst["ns"]).context("/runqueue/preempted/worst has no ns")?;
+        let largest = self.at("/delays/largest")?.as_array().context("/delays/largest: no list")?;
+        let worst = largest
+            .iter()
+            .find(|d| d["wait"] == "preempted")
+            .context("no preemption delay over the threshold")?;
+        let ns = number(&worst["wait_ns"]).context("/delays/largest[] has no wait_ns")?;
         Ok((ns, culprits(&worst["behind"])))
+    }
+
+    /// Where the probes sit: offsets in the executable.
+    pub fn probe_offsets(&self) -> Result<Vec<u64>> {
+        self.list("/target/probes", |v| number(&v["file_offset"]))
     }
 
     /// Threads in the per-thread table.
     pub fn threads(&self) -> Result<BTreeSet<u32>> {
-        let list = self.list("/threads", |v| number(&v["tid"]).map(|n| n as u32))?;
+        let list = self.list("/threads/list", |v| number(&v["tid"]).map(|n| n as u32))?;
         Ok(list.into_iter().collect())
     }
 

@@ -25,17 +25,24 @@ fn again_and_again(version: &str) -> Result<()> {
     let load = service.load("/work?kb=16", 4, 0)?;
     let mut held = BTreeSet::new();
     let files = kernel::open_files(service.pid())?;
+    let mut probes = Vec::new();
     for cycle in 0..cycles {
         // Ends at different points of a run, by its time or by a signal.
         let running =
             Attach::new(service.pid(), Duration::from_millis(100 + cycle % 7 * 50)).start()?;
         held.extend(kernel::bpf_objects_of(running.proc.pid())?);
-        if cycle % 3 == 0 {
-            running.stop(Signal::SIGINT)?;
-        } else {
-            running.report()?;
+        if cycle % 4 == 1 && !probes.is_empty() {
+            // Else the check at the end could not fail.
+            let set = kernel::breakpoints(service.pid(), &probes)?;
+            ensure!(!set.is_empty(), "no breakpoint seen while attached");
         }
+        let report =
+            if cycle % 3 == 0 { running.stop(Signal::SIGINT)? } else { running.report()? };
+        probes = report.probe_offsets()?;
+        let set = kernel::breakpoints(service.pid(), &probes)?;
+        ensure!(set.is_empty(), "breakpoints left in the service at file offsets {set:x?}");
     }
+    ensure!(!held.is_empty(), "no BPF object seen: the check for leftovers is void");
     let left: Vec<_> = kernel::bpf_objects()?.intersection(&held).cloned().collect();
     ensure!(left.is_empty(), "left behind: {left:?}");
     println!("{cycles} cycles; {} BPF objects seen, none left", held.len());

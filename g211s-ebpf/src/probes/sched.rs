@@ -11,7 +11,7 @@ use g211s_ebpf::{
     event::{
         EventKind, Header, Life, LifeEvent, NO_SYSCALL, NO_TARGET, SLICE_OPEN, SLICE_TRUNCATED,
         SliceEvent, THREAD_CLOSES_WINDOW, THREAD_FULL, THREAD_IN_WINDOW, THREAD_OUTLIER,
-        ThreadEvent, ThreadState,
+        THREAD_STATES, ThreadEvent, ThreadState,
     },
     hist::Hist,
 };
@@ -78,17 +78,7 @@ fn record(tid: u32, index: u32) -> Option<&'static mut ThreadRecord> {
         // the scheduler paths that hold its run queue's lock.
         return Some(unsafe { &mut *r });
     }
-    let new = ThreadRecord {
-        since_ns: 0,
-        queued_ns: 0,
-        epoll_ns: 0,
-        syscall: NO_SYSCALL,
-        window: 0,
-        cpu: 0,
-        state: ThreadState::Unknown as u8,
-        target: index as u8,
-        epoll_slept: 0,
-    };
+    let new = ThreadRecord::new(index as u8, ThreadState::Unknown, 0);
     if THREADS.insert(tid, new, 0).is_err() {
         if let Some(l) = loss() {
             l.threads_full += 1;
@@ -99,22 +89,34 @@ fn record(tid: u32, index: u32) -> Option<&'static mut ThreadRecord> {
     THREADS.get_ptr_mut(tid).map(|r| unsafe { &mut *r })
 }
 
+/// Moves a thread to its next state; what it left is added to its sums.
+#[inline(always)]
+fn enter(rec: &mut ThreadRecord, to: ThreadState, now: u64, cpu: u16) {
+    let from = rec.state as usize;
+    // A first sight has no beginning, so no length. The bound is for the verifier.
+    if rec.since_ns != 0 && from < THREAD_STATES {
+        rec.state_ns[from] += now - rec.since_ns;
+        rec.state_count[from] += 1;
+    }
+    rec.state = to as u8;
+    rec.since_ns = now;
+    rec.queued_ns = now;
+    rec.cpu = cpu;
+}
+
 /// Why a change that ends the interval `[since, now]` is to be sent; 0: it is not.
 #[inline(always)]
-fn reasons(rec: &mut ThreadRecord, ts: &TargetState) -> u32 {
+fn reasons(rec: &ThreadRecord, ts: &TargetState) -> u32 {
     let mut flags = 0;
     if globals::stream_all() != 0 {
         flags |= THREAD_FULL;
     }
     if ts.open != 0 {
         flags |= THREAD_IN_WINDOW;
-    }
-    if rec.window != ts.window {
-        // The first change since a window opened: it alone tells what the thread did in it.
-        if ts.open == 0 {
-            flags |= THREAD_CLOSES_WINDOW;
-        }
-        rec.window = ts.window;
+    } else if rec.since_ns < ts.last_stw_end_ns {
+        // The interval reaches back into a window that has closed: it alone tells what the thread
+        // did from its last change in that window (or before it) to the window's end.
+        flags |= THREAD_CLOSES_WINDOW;
     }
     flags
 }
@@ -327,17 +329,11 @@ fn switch_out(
     if flags != 0 {
         send_change(now, rec, ts, &Change { tid, cpu, to, peer: next_tid, flags });
     }
-    if matches!(to, ThreadState::Exited) {
-        let _ = THREADS.remove(tid);
-        return;
-    }
     if rec.epoll_ns != 0 && !to.is_runnable() {
         rec.epoll_slept = 1;
     }
-    rec.state = to as u8;
-    rec.since_ns = now;
-    rec.queued_ns = now;
-    rec.cpu = cpu;
+    // An exited thread's record stays for user space to take, which it does soon.
+    enter(rec, to, now, cpu);
 }
 
 #[inline(always)]
@@ -365,10 +361,7 @@ fn switch_in(now: u64, cpu: u16, tid: u32, index: u32, prev_tid: u32) {
         let to = ThreadState::Running;
         send_change(now, rec, ts, &Change { tid, cpu, to, peer: prev_tid, flags });
     }
-    rec.state = ThreadState::Running as u8;
-    rec.since_ns = now;
-    rec.queued_ns = now;
-    rec.cpu = cpu;
+    enter(rec, ThreadState::Running, now, cpu);
 }
 
 #[inline(always)]
@@ -442,10 +435,7 @@ fn wakeup(task: Task) {
         let to = ThreadState::RunnableWoken;
         send_change(now, rec, ts, &Change { tid, cpu, to, peer: waker, flags });
     }
-    rec.state = ThreadState::RunnableWoken as u8;
-    rec.since_ns = now;
-    rec.queued_ns = now;
-    rec.cpu = cpu;
+    enter(rec, ThreadState::RunnableWoken, now, cpu);
 }
 
 #[btf_tracepoint(function = "sched_migrate_task")]
@@ -536,7 +526,13 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     // A new process of the target has a tgid of its own and is not followed.
     if let Some(t) = target::of(tgid(child)) {
         let tid = pid(child);
-        let _ = record(tid, t.index);
+        // Overwrites what an earlier thread of this number may have left.
+        let new = ThreadRecord::new(t.index as u8, ThreadState::Unknown, 0);
+        if THREADS.insert(tid, new, 0).is_err()
+            && let Some(l) = loss()
+        {
+            l.threads_full += 1;
+        }
         send_life(tid, t.index, Life::ThreadBorn, pid(parent));
     }
     0

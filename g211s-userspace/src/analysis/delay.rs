@@ -39,6 +39,8 @@ pub struct Delays {
     pub count: u64,
     /// Those that overlap a stop of the world: they are in the stops' verdicts.
     pub in_stw: u64,
+    /// The longest of each kind, whatever it overlaps.
+    pub largest: BTreeMap<Wait, Delay>,
     /// The longest that overlap none, longest first.
     pub worst: Vec<Delay>,
 }
@@ -48,13 +50,14 @@ impl Delays {
     pub fn apply(&mut self, e: &ThreadEvent, threads: &Threads, cpus: &Cpus, in_stw: bool) {
         let Some(wait) = Self::wait_of(e) else { return };
         self.count += 1;
-        if in_stw {
-            self.in_stw += 1;
-            return;
-        }
+        self.in_stw += u64::from(in_stw);
         let (start_ns, end) = (e.since_ns, e.header.ts_ns);
         let wait_ns = end - start_ns;
-        if self.worst.len() >= WORST && self.worst.last().is_some_and(|d| d.wait_ns >= wait_ns) {
+        let is_largest = self.largest.get(&wait).is_none_or(|d| d.wait_ns < wait_ns);
+        let too_short =
+            self.worst.len() >= WORST && self.worst.last().is_some_and(|d| d.wait_ns >= wait_ns);
+        let is_worst = !in_stw && !too_short;
+        if !is_largest && !is_worst {
             return;
         }
         let (mut ahead, mut idle_ns, mut unknown_ns) = (BTreeMap::new(), 0, 0);
@@ -69,11 +72,16 @@ impl Delays {
         });
         let mut behind: Vec<(Runner, u64)> = ahead.into_iter().collect();
         behind.sort_by_key(|&(_, ns)| std::cmp::Reverse(ns));
-        let at = self.worst.partition_point(|d| d.wait_ns >= wait_ns);
         let cpu = e.header.cpu;
         let delay = Delay { tid, start_ns, wait_ns, wait, cpu, behind, idle_ns, unknown_ns };
-        self.worst.insert(at, delay);
-        self.worst.truncate(WORST);
+        if is_worst {
+            let at = self.worst.partition_point(|d| d.wait_ns >= wait_ns);
+            self.worst.insert(at, delay.clone());
+            self.worst.truncate(WORST);
+        }
+        if is_largest {
+            self.largest.insert(wait, delay);
+        }
     }
 
     /// The wait that an event reports as long, if it does: one that ended on a CPU.

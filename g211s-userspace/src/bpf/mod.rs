@@ -21,7 +21,7 @@ use g211s_ebpf::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::record::{Hists, Interval, ProgramCost, SparseHist, Unavailable};
+use crate::record::{Hists, Interval, ProgramCost, SparseHist, ThreadTotals, Unavailable};
 
 pub mod features;
 pub mod kernel_btf;
@@ -406,17 +406,7 @@ impl Session {
     /// itself is newer and stays.
     pub fn seed_thread(&mut self, target: u8, tid: u32, state: ThreadState, now_ns: u64) {
         const BPF_NOEXIST: u64 = 1;
-        let record = ThreadRecord {
-            since_ns: now_ns,
-            queued_ns: now_ns,
-            epoll_ns: 0,
-            syscall: g211s_ebpf::event::NO_SYSCALL,
-            window: 0,
-            cpu: 0,
-            state: state as u8,
-            target,
-            epoll_slept: 0,
-        };
+        let record = ThreadRecord::new(target, state, now_ns);
         // Refused if the kernel side made it meanwhile (fine) or the table is full (counted there).
         let _ = self.threads.insert(tid, Pod(record), BPF_NOEXIST);
     }
@@ -537,14 +527,33 @@ impl Session {
         Ok(loss)
     }
 
-    /// For each thread still known: the interval that it is in now, as an event. Call after
-    /// [`Self::unwatch`], when the kernel side has stopped changing the table.
-    pub fn final_threads(&self, now_ns: u64, window: impl Fn(u8) -> u32) -> Vec<ThreadEvent> {
-        let mut events: Vec<_> = self
-            .threads
+    /// Takes a thread that has exited out of the table; `None` if it is not there, or has not left
+    /// its CPU for the last time yet.
+    pub fn take_exited(&mut self, tid: u32) -> Option<ThreadTotals> {
+        let Pod(record) = self.threads.get(&tid, 0).ok()?;
+        if record.state != ThreadState::Exited as u8 {
+            return None;
+        }
+        // Gone already is as good.
+        let _ = self.threads.remove(&tid);
+        Some(totals(tid, &record, record.since_ns))
+    }
+
+    /// For each thread still known: the interval that it is in now, as an event, and what it did in
+    /// all. Call after [`Self::unwatch`], when the kernel side has stopped changing the table.
+    pub fn final_threads(
+        &self,
+        now_ns: u64,
+        window: impl Fn(u8) -> u32,
+    ) -> (Vec<ThreadEvent>, Vec<ThreadTotals>) {
+        let mut threads: Vec<_> =
+            self.threads.iter().filter_map(Result::ok).map(|(tid, Pod(r))| (tid, r)).collect();
+        threads.sort_unstable_by_key(|&(tid, _)| tid);
+        let all = threads.iter().map(|(tid, r)| totals(*tid, r, now_ns)).collect();
+        let events = threads
             .iter()
-            .filter_map(Result::ok)
-            .map(|(tid, Pod(r))| ThreadEvent {
+            .filter(|(_, r)| r.state != ThreadState::Exited as u8)
+            .map(|&(tid, r)| ThreadEvent {
                 header: Header {
                     ts_ns: now_ns,
                     kind: EventKind::Thread as u8,
@@ -564,8 +573,7 @@ impl Session {
                 reserved: 0,
             })
             .collect();
-        events.sort_unstable_by_key(|e| e.header.tid);
-        events
+        (events, all)
     }
 
     /// Time spent in each program, where `kernel.bpf_stats_enabled` (or [`enable_stats`]) is on.
@@ -586,6 +594,20 @@ impl Session {
         costs.sort_by(|a, b| a.name.cmp(&b.name));
         costs
     }
+}
+
+/// A thread's sums, its present interval included up to `now_ns`.
+fn totals(tid: u32, r: &ThreadRecord, now_ns: u64) -> ThreadTotals {
+    let (mut state_ns, mut state_count) = (r.state_ns, r.state_count);
+    if r.since_ns != 0
+        && now_ns > r.since_ns
+        && let Some(ns) = state_ns.get_mut(usize::from(r.state))
+    {
+        *ns += now_ns - r.since_ns;
+        state_count[usize::from(r.state)] += 1;
+    }
+    let exited = r.state == ThreadState::Exited as u8;
+    ThreadTotals { target: r.target, tid, exited, state_ns, state_count }
 }
 
 /// Makes the kernel time every BPF program while the returned descriptor lives (5.8+). Costs each

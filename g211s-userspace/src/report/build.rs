@@ -1,9 +1,12 @@
 //! The model of a finished run → its report: adds names, sums and statistics. Must not know how it
 //! is printed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use g211s_ebpf::{event::Site, hist::Hist};
+use g211s_ebpf::{
+    event::{Site, ThreadState},
+    hist::Hist,
+};
 
 use super::{
     format::{clean, comm, sum},
@@ -18,11 +21,12 @@ use super::{
 use crate::{
     analysis::{
         correlate::{Span, correlate},
+        delay::Delay,
         stats::{merge, quantiles},
         verdict::{CauseKind, Runner, syscall_name},
     },
     model::reason::stw_reason_text,
-    record::{Interval, ProcessInfo, Settings, SparseHist, Target, ThreadInfo},
+    record::{Interval, ProcessInfo, Settings, SparseHist, Target, ThreadInfo, ThreadTotals},
 };
 
 /// Who is who, as far as told.
@@ -231,7 +235,7 @@ fn section(
         stw,
         delays: delays(index, model, names, threshold_ns, &gc_spans),
         netpoll: netpoll(&mut hists, &counters, threshold_ns),
-        alloc: alloc(&counters),
+        alloc: alloc(&counters, window),
         correlation: correlate(&model.intervals, &gc_spans, &stw_spans, &inside, &outside),
     }
 }
@@ -341,13 +345,21 @@ fn netpoll(h: &mut Histograms, c: &Interval, threshold_ns: u64) -> Netpoll {
     }
 }
 
-fn alloc(c: &Interval) -> Alloc {
+/// Probes attached for less than the window by this are sampling (they are attached before it begins and
+/// read a little before it ends).
+const SAMPLED_SLACK_NS: u64 = 200_000_000;
+
+fn alloc(c: &Interval, window: Window) -> Alloc {
     let hits = |site: Site| c.hits.get(site as usize).copied().unwrap_or(0);
     Alloc {
         refills: hits(Site::McacheRefill),
         next_free: hits(Site::McacheNextFree),
         large: hits(Site::McacheAllocLarge),
         large_bytes: c.large_bytes,
+        observed_ns: c.alloc_probes_ns,
+        refills_per_s: (c.alloc_probes_ns > 0)
+            .then(|| hits(Site::McacheRefill) as f64 * 1e9 / c.alloc_probes_ns as f64),
+        sampled: c.alloc_probes_ns < window.duration_ns.saturating_sub(SAMPLED_SLACK_NS),
         mallocgc: hits(Site::MallocGc),
     }
 }
@@ -360,31 +372,72 @@ fn threads(index: usize, model: &TargetModel, names: &Names, full: bool) -> Thre
             part.entry(tid).or_default().1 += 1;
         }
     }
-    let mut list: Vec<ThreadRow> = model
-        .threads
-        .iter()
-        .map(|(tid, t)| {
+    // Where the kernel's own sums are missing (a cut-off recording), what events prove stands in.
+    let whole = !model.totals.is_empty();
+    let mut tids: BTreeSet<u32> = model.totals.keys().copied().collect();
+    if !whole {
+        tids.extend(model.threads.iter().map(|(tid, _)| tid));
+    }
+    let mut list: Vec<ThreadRow> = tids
+        .into_iter()
+        .map(|tid| {
             let (stopper, laggard) = part.get(&tid).copied().unwrap_or_default();
             let info = names.threads.get(&(index as u8, tid));
-            ThreadRow {
+            let timeline = model.threads.get(tid);
+            let row = ThreadRow {
                 tid,
                 m_id: info.and_then(|i| i.m_id),
                 comm: info.map(|i| i.comm.clone()),
-                events: t.events,
-                on_cpu_ns: t.sums.on_cpu_ns,
-                runnable_ns: t.sums.runnable_ns(),
-                woken_ns: t.sums.woken_ns,
-                preempted_ns: t.sums.preempted_ns,
-                yielded_ns: t.sums.yielded_ns,
-                blocked_ns: t.sums.blocked_ns,
-                uninterruptible_ns: t.sums.uninterruptible_ns,
+                events: timeline.map_or(0, |t| t.events),
                 stopper,
                 laggard,
+                ..ThreadRow::default()
+            };
+            match (model.totals.get(&tid), timeline) {
+                (Some(t), _) => of_totals(t, row),
+                (None, Some(t)) => ThreadRow {
+                    on_cpu_ns: t.sums.on_cpu_ns,
+                    runnable_ns: t.sums.runnable_ns(),
+                    woken_ns: t.sums.woken_ns,
+                    preempted_ns: t.sums.preempted_ns,
+                    yielded_ns: t.sums.yielded_ns,
+                    blocked_ns: t.sums.blocked_ns,
+                    uninterruptible_ns: t.sums.uninterruptible_ns,
+                    ..row
+                },
+                (None, None) => row,
             }
         })
         .collect();
-    list.sort_by_key(|t| (std::cmp::Reverse(t.runnable_ns), t.tid));
-    Threads { coverage: if full { "full" } else { "windows" }, count: list.len(), list }
+    list.sort_by_key(|t| (std::cmp::Reverse(t.runnable_ns), std::cmp::Reverse(t.on_cpu_ns), t.tid));
+    let coverage = if whole || full { "full" } else { "windows" };
+    Threads { coverage, count: list.len(), list }
+}
+
+/// A row from the kernel's own sums.
+fn of_totals(t: &ThreadTotals, row: ThreadRow) -> ThreadRow {
+    let ns = |state: ThreadState| t.state_ns[state as usize];
+    let stays = |state: ThreadState| t.state_count[state as usize];
+    let (woken, preempted, yielded) = (
+        ns(ThreadState::RunnableWoken),
+        ns(ThreadState::RunnablePreempted),
+        ns(ThreadState::RunnableYielded),
+    );
+    let asleep = [ThreadState::Blocked, ThreadState::BlockedUninterruptible, ThreadState::Stopped];
+    ThreadRow {
+        exited: t.exited,
+        switches: Some(stays(ThreadState::Running)),
+        wakeups: Some(stays(ThreadState::RunnableWoken)),
+        preemptions: Some(stays(ThreadState::RunnablePreempted)),
+        on_cpu_ns: ns(ThreadState::Running),
+        runnable_ns: sum([woken, preempted, yielded]),
+        woken_ns: woken,
+        preempted_ns: preempted,
+        yielded_ns: yielded,
+        blocked_ns: sum(asleep.map(ns)),
+        uninterruptible_ns: ns(ThreadState::BlockedUninterruptible),
+        ..row
+    }
 }
 
 fn gc(model: &TargetModel, window: Window) -> Gc {
@@ -447,26 +500,24 @@ fn delays(
     threshold_ns: u64,
     gc: &[Span],
 ) -> Delays {
-    let worst = model
-        .delays
-        .worst
-        .iter()
-        .map(|d| {
-            let end_ns = d.start_ns + d.wait_ns;
-            let first = gc.partition_point(|s| s.end_ns <= d.start_ns);
-            DelayReport {
-                tid: d.tid,
-                m_id: names.m_id(index, d.tid),
-                start_ns: d.start_ns,
-                wait_ns: d.wait_ns,
-                wait: d.wait,
-                cpu: d.cpu,
-                in_gc: gc.get(first).is_some_and(|s| s.start_ns < end_ns),
-                behind: names.behind_for(index, &d.behind),
-                idle_ns: d.idle_ns,
-                unknown_ns: d.unknown_ns,
-            }
-        })
-        .collect();
-    Delays { threshold_ns, count: model.delays.count, in_stw: model.delays.in_stw, worst }
+    let report = |d: &Delay| {
+        let end_ns = d.start_ns + d.wait_ns;
+        let first = gc.partition_point(|s| s.end_ns <= d.start_ns);
+        DelayReport {
+            tid: d.tid,
+            m_id: names.m_id(index, d.tid),
+            start_ns: d.start_ns,
+            wait_ns: d.wait_ns,
+            wait: d.wait,
+            cpu: d.cpu,
+            in_gc: gc.get(first).is_some_and(|s| s.start_ns < end_ns),
+            behind: names.behind_for(index, &d.behind),
+            idle_ns: d.idle_ns,
+            unknown_ns: d.unknown_ns,
+        }
+    };
+    let (count, in_stw) = (model.delays.count, model.delays.in_stw);
+    let worst = model.delays.worst.iter().map(report).collect();
+    let largest = model.delays.largest.values().map(report).collect();
+    Delays { threshold_ns, count, in_stw, largest, worst }
 }

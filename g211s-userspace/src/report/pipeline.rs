@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use g211s_ebpf::event::{Life, ProbeEvent, Site, ThreadEvent};
+use g211s_ebpf::event::{Life, ProbeEvent, Site, THREAD_STATES, ThreadEvent};
 
 use super::{
     build::{self, Names},
@@ -27,7 +27,7 @@ use crate::{
         threads::Threads,
     },
     order::Order,
-    record::{Hists, Interval, Notice, Record, RunEnd, RunStart},
+    record::{Hists, Interval, Notice, Record, RunEnd, RunStart, ThreadTotals},
 };
 
 /// A stop leaves this long after its end, once its stopper and laggard have sent what proves their
@@ -81,6 +81,8 @@ pub(super) struct TargetModel {
     pub(super) delays: Delays,
     pub(super) intervals: Vec<Interval>,
     pub(super) hists: Option<Hists>,
+    /// What threads did in all, by tid.
+    pub(super) totals: BTreeMap<u32, ThreadTotals>,
     pub(super) born: u64,
     pub(super) exited: u64,
     pub(super) execed: bool,
@@ -97,6 +99,7 @@ impl TargetModel {
             delays: Delays::default(),
             intervals: Vec::new(),
             hists: None,
+            totals: BTreeMap::new(),
             born: 0,
             exited: 0,
             execed: false,
@@ -241,6 +244,23 @@ impl Pipeline {
             Record::Thread(mut t) => {
                 t.comm = clean(&t.comm);
                 state.names.threads.insert((t.target, t.tid), *t);
+            }
+            Record::ThreadTotals(t) => {
+                if let Some(model) = state.targets.get_mut(usize::from(t.target)) {
+                    // The same number again is another thread: what the number did in all counts.
+                    let sum = model.totals.entry(t.tid).or_insert_with(|| ThreadTotals {
+                        state_ns: [0; THREAD_STATES],
+                        state_count: [0; THREAD_STATES],
+                        ..*t
+                    });
+                    sum.exited = t.exited;
+                    for (s, n) in sum.state_ns.iter_mut().zip(t.state_ns) {
+                        *s = s.saturating_add(n);
+                    }
+                    for (s, n) in sum.state_count.iter_mut().zip(t.state_count) {
+                        *s = s.saturating_add(n);
+                    }
+                }
             }
             Record::Notice(mut notice) => {
                 notice.text = clean(&notice.text);

@@ -241,17 +241,17 @@ pub struct ByKind {
 /// A target's threads as far as events tell.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Threads {
-    /// What the times cover: `full` (everything) or `windows` (stops and their surroundings, long
-    /// delays).
+    /// What the times cover: `full` (everything) or, in a recording that was cut off, `windows` (stops
+    /// and their surroundings, long delays).
     pub coverage: &'static str,
-    /// Threads that sent an event.
+    /// Threads seen.
     pub count: usize,
     /// They, longest on run queues first.
     pub list: Vec<ThreadRow>,
 }
 
 /// One thread.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct ThreadRow {
     /// The thread.
     pub tid: u32,
@@ -259,8 +259,16 @@ pub struct ThreadRow {
     pub m_id: Option<u64>,
     /// Its comm, where known.
     pub comm: Option<String>,
+    /// Whether it exited.
+    pub exited: bool,
     /// Events about it.
     pub events: u64,
+    /// Stays on a CPU; null where only events tell.
+    pub switches: Option<u64>,
+    /// Waits after a wakeup; null where only events tell.
+    pub wakeups: Option<u64>,
+    /// Waits after a preemption; null where only events tell.
+    pub preemptions: Option<u64>,
     /// On a CPU.
     pub on_cpu_ns: u64,
     /// Waiting for a CPU, all three kinds.
@@ -488,6 +496,8 @@ pub struct Delays {
     pub count: u64,
     /// Those that overlap a stop of the world: see `stw`.
     pub in_stw: u64,
+    /// The longest of each kind (woken, preempted, yielded), in a stop or not.
+    pub largest: Vec<DelayReport>,
     /// The longest that overlap none (at most 50), longest first.
     pub worst: Vec<DelayReport>,
 }
@@ -567,8 +577,15 @@ pub struct NonblockingPolls {
 /// Allocation counts, from probe hits; 0 where the probe was not attached (`target.probes`).
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Alloc {
-    /// Spans taken (`(*mcache).refill`).
+    /// Hits of `(*mcache).refill`, i.e. spans taken, while the probe was attached.
     pub refills: u64,
+    /// How long the probes of `refill` and `allocLarge` were attached: they stay only while their hits
+    /// are few.
+    pub observed_ns: u64,
+    /// `refills` over `observed_ns`; null if the probe never was attached.
+    pub refills_per_s: Option<f64>,
+    /// Whether that was short looks instead of the whole run: then counts are samples.
+    pub sampled: bool,
     /// Slow-path allocations (`(*mcache).nextFree`).
     pub next_free: u64,
     /// Large allocations (`(*mcache).allocLarge`).

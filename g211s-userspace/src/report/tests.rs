@@ -17,7 +17,7 @@ use crate::{
     model::ascii::{Scene, TGID},
     record::{
         AttachedProbe, Cost, Hists, Host, Interval, Notice, ProbeHits, ProcessInfo, Record, RunEnd,
-        RunStart, Settings, SparseHist, Target, ThreadInfo, Unavailable,
+        RunStart, Settings, SparseHist, Target, ThreadInfo, ThreadTotals, Unavailable,
     },
 };
 
@@ -106,6 +106,7 @@ fn interval(ts_ns: u64, k: u64) -> Record {
         stw: 2 * k,
         gc: k,
         hits,
+        alloc_probes_ns: 40 * MS * k,
         ..Interval::default()
     }))
 }
@@ -176,6 +177,20 @@ fn tail() -> Vec<Record> {
             tid: 2,
             m_id: Some(7),
             comm: "svc".into(),
+        })),
+        Record::ThreadTotals(Box::new(ThreadTotals {
+            target: 0,
+            tid: 2,
+            exited: false,
+            state_ns: [0, 1500 * MS, 4 * MS, 38 * MS, MS, 500 * MS, 3 * MS, 0, 0],
+            state_count: [0, 90, 40, 20, 5, 41, 2, 0, 0],
+        })),
+        Record::ThreadTotals(Box::new(ThreadTotals {
+            target: 0,
+            tid: 1,
+            exited: true,
+            state_ns: [0, 900 * MS, 2 * MS, 9 * MS, 0, 1100 * MS, 0, 0, 0],
+            state_count: [0, 50, 30, 10, 0, 31, 0, 0, 0],
         })),
         Record::Notice(Box::new(Notice {
             ts_ns: 70 * MS,

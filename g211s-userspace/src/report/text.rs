@@ -286,6 +286,19 @@ fn gc(out: &mut String, t: &TargetReport, style: Style) {
         row(out, "  mark termination", &g.mark_term);
         row(out, "from start to start", &g.interval);
     }
+    let a = &t.alloc;
+    if let Some(rate) = a.refills_per_s {
+        let how = if a.sampled {
+            format!("estimated from looks of {} in all", duration(a.observed_ns))
+        } else {
+            "counted".to_owned()
+        };
+        let line = format!(
+            "Allocation: {} spans taken a second, one for about every 8 KB of small objects ({how}).",
+            count(rate.round() as u64)
+        );
+        wrap(out, "  ", "  ", &line, str::to_owned);
+    }
 }
 
 fn netpoll(out: &mut String, t: &TargetReport, style: Style) {
