@@ -201,9 +201,14 @@ pub struct Session {
 }
 
 /// Scheduler programs: program name and tracepoint, and whether the run is worthless without.
-const SCHED: [(&str, bool, &str); 7] = [
+const SCHED: [(&str, bool, &str); 8] = [
     ("sched_switch", true, ""),
     ("sched_wakeup", true, ""),
+    (
+        "sched_waking",
+        false,
+        "wakeup delays leave out the time that the wakeup takes to reach a CPU",
+    ),
     ("sched_wakeup_new", false, "the first run of a new thread has no run-queue delay"),
     ("sched_migrate_task", false, "a wait that moved between CPUs is laid to the last CPU alone"),
     ("sched_process_fork", false, "threads born later are seen from their first switch on"),
