@@ -152,7 +152,7 @@ fn programs() -> Vec<Capability> {
             all.push(capability("uprobes", true, uprobes(&mut session), "no Go runtime events"));
             let netpoll = match super::ensure_tracefs() {
                 Err(e) => Err(format!("tracefs is not mounted and cannot be: {e}")),
-                Ok(()) => match session.attach_netpoll().first() {
+                Ok(()) => match session.attach_netpoll(true).first() {
                     None => Ok("epoll_wait's system call tracepoints attach".to_owned()),
                     Some(u) => Err(u.why.clone()),
                 },
