@@ -49,8 +49,8 @@ pub struct ThreadRecord {
     pub target: u8,
     /// 1 if it slept since `epoll_ns`.
     pub epoll_slept: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 between `sched_waking` and `sched_wakeup`: runnable, but not on a queue yet.
+    pub waking: u32,
     /// Time spent in each `ThreadState` (indexed by its number) in intervals that have ended, ns.
     pub state_ns: [u64; THREAD_STATES],
     /// Number of those intervals.
@@ -70,7 +70,7 @@ impl ThreadRecord {
             state: state as u8,
             target,
             epoll_slept: 0,
-            reserved: 0,
+            waking: 0,
             state_ns: [0; THREAD_STATES],
             state_count: [0; THREAD_STATES],
         }

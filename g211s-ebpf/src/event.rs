@@ -66,7 +66,7 @@ pub enum ThreadState {
     Unknown = 0,
     /// On a CPU.
     Running = 1,
-    /// On a run queue since a wakeup.
+    /// Woken, and on a run queue or on its way to one: since the waker's decision (`sched_waking`).
     RunnableWoken = 2,
     /// On a run queue since it was preempted (switched out while `TASK_RUNNING`).
     RunnablePreempted = 3,
@@ -135,7 +135,7 @@ pub struct ThreadEvent {
     /// blocked state, and on wakeup/switch-in for the block before it. -1: none (page fault, interrupt);
     /// [`NO_SYSCALL`] where not known.
     pub syscall: i32,
-    /// On a wakeup: tid of the waker (current task; may be an unrelated interrupted task). On a
+    /// On a wakeup: tid of the waker (the current task; an interrupt's wakeup names whom it interrupted). On a
     /// switch-in: tid of the thread that left the CPU. On a switch-out: tid of the one that got it.
     pub peer_tid: u32,
     /// CPU of the thread before the event.

@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Time between two looks at the ring.
-const DRAIN_EVERY: Duration = Duration::from_millis(10);
+const DRAIN_EVERY: Duration = Duration::from_millis(20);
 /// Time between two reads of the kernel's counters: the step of the correlation's time series.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Exited threads whose last switch is awaited at most.
@@ -179,7 +179,10 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     let _stats = if args.bpf_stats { Some(bpf::enable_stats()?) } else { None };
     let mut common = session.attach_sched()?;
     match tracefs {
-        Ok(()) => common.extend(session.attach_netpoll()),
+        Ok(()) => {
+            let cgo = resolved.iter().any(|t| t.binary.cgo);
+            common.extend(session.attach_netpoll(cgo));
+        }
         Err(e) => common.push(Unavailable {
             feature: "netpoll".into(),
             why: format!("tracefs is not mounted and cannot be: {e}"),
@@ -286,10 +289,11 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
             () = run.session.pressed(), if !paused() => run.drain(),
             _ = drain.tick() => {
                 if !paused() { run.drain() }
-                run.govern();
+                run.govern(false);
             }
             _ = counters.tick() => {
                 run.intervals();
+                run.govern(true);
                 if !run.targets_alive() { break "target_exited" }
             }
             _ = second.tick() => run.every_second(),
@@ -537,11 +541,15 @@ impl Run {
     }
 
     /// Lets the allocator's probes come and go, so that they stay affordable.
-    fn govern(&mut self) {
+    /// `all`: also of those that are in no hurry, i.e. not within a short look.
+    fn govern(&mut self, all: bool) {
         let now = now_ns();
         let Self { session, watched, .. } = self;
         let mut refused = Vec::new();
-        for w in watched.iter_mut().filter(|w| w.alive && !w.alloc_probes.is_empty()) {
+        let due = |w: &&mut Watched| {
+            w.alive && !w.alloc_probes.is_empty() && (all || w.governor.is_looking(now))
+        };
+        for w in watched.iter_mut().filter(due) {
             let Ok(counted) = session.counters(w.request.index, now) else { continue };
             let hits =
                 [Site::McacheRefill, Site::McacheAllocLarge].map(|s| counted.hits[s as usize]);

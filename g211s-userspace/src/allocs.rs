@@ -83,6 +83,12 @@ impl Governor {
         self.attached_ns + self.attached_since.map_or(0, |since| now.saturating_sub(since))
     }
 
+    /// Whether a look may be over any moment: within a second of attaching.
+    pub fn is_looking(&self, now: u64) -> bool {
+        self.attached_since.is_some_and(|since| now.saturating_sub(since) < 1_000_000_000)
+            && (self.sampling || self.attached_ns == 0)
+    }
+
     /// Whether they are attached.
     pub fn is_attached(&self) -> bool {
         self.attached_since.is_some()

@@ -1,4 +1,4 @@
-//! netpoll: `epoll_wait` and its kin, enter and exit. A poll with timeout 0 and one that may sleep
+//! netpoll: `epoll_pwait` and its kin, enter and exit. A poll with timeout 0 and one that may sleep
 //! are counted apart; how late a sleeper runs after its wakeup is the scheduler's to say.
 
 use aya_ebpf::{

@@ -102,6 +102,7 @@ fn enter(rec: &mut ThreadRecord, to: ThreadState, now: u64, cpu: u16) {
     rec.since_ns = now;
     rec.queued_ns = now;
     rec.cpu = cpu;
+    rec.waking = 0;
 }
 
 /// Why a change that ends the interval `[since, now]` is to be sent; 0: it is not.
@@ -410,27 +411,42 @@ fn count_wait(index: u32, rec: &ThreadRecord, was: u8, waited: u64, ts: &TargetS
     }
 }
 
-#[btf_tracepoint(function = "sched_wakeup")]
-pub(crate) fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
-    wakeup(ctx.arg(0));
+/// The waker has decided to wake the thread: from here on it could run. (`perf sched` counts from
+/// here too. `sched_wakeup` may follow on another CPU, an interrupt later.)
+#[btf_tracepoint(function = "sched_waking")]
+pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
+    wakeup(ctx.arg(0), true);
     0
 }
 
+/// The thread is on a run queue.
+#[btf_tracepoint(function = "sched_wakeup")]
+pub(crate) fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
+    wakeup(ctx.arg(0), false);
+    0
+}
+
+/// A new thread is on a run queue for the first time.
 #[btf_tracepoint(function = "sched_wakeup_new")]
 pub(crate) fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
-    wakeup(ctx.arg(0));
+    wakeup(ctx.arg(0), false);
     0
 }
 
 #[inline(always)]
-fn wakeup(task: Task) {
+fn wakeup(task: Task, waking: bool) {
     let Some(t) = target::of(tgid(task)) else { return };
     let (index, tid) = (t.index, pid(task));
     let Some(ts) = target::state(index) else { return };
     let Some(rec) = record(tid, index) else { return };
     let state = rec.state;
-    // A wakeup of a thread that has not left its CPU yet, or is queued already, changes nothing.
     if state >= ThreadState::Running as u8 && state <= ThreadState::RunnableYielded as u8 {
+        // A wakeup of a thread that has not left its CPU yet, or is queued already, changes
+        // nothing; the one that `sched_waking` announced tells the queue.
+        if !waking && rec.waking != 0 {
+            rec.waking = 0;
+            rec.cpu = task_cpu(task);
+        }
         return;
     }
     // SAFETY: a helper without preconditions.
@@ -438,12 +454,12 @@ fn wakeup(task: Task) {
     let cpu = task_cpu(task);
     let flags = reasons(rec, ts);
     if flags != 0 {
-        // SAFETY: a helper without preconditions.
         let waker = aya_ebpf::helpers::bpf_get_current_pid_tgid() as u32;
         let to = ThreadState::RunnableWoken;
         send_change(now, rec, ts, &Change { tid, cpu, to, peer: waker, flags });
     }
     enter(rec, ThreadState::RunnableWoken, now, cpu);
+    rec.waking = u32::from(waking);
 }
 
 #[btf_tracepoint(function = "sched_migrate_task")]
@@ -463,6 +479,11 @@ fn migrate(task: Task, dest: u16) {
     let Some(rec) = THREADS.get_ptr_mut(tid) else { return };
     // SAFETY: see `record`.
     let rec = unsafe { &mut *rec };
+    if rec.waking != 0 {
+        // The wakeup is choosing a queue: it has not waited on any yet.
+        rec.cpu = dest;
+        return;
+    }
     let state = rec.state;
     let to = if state == ThreadState::RunnableWoken as u8 {
         ThreadState::RunnableWoken

@@ -145,14 +145,14 @@ fn programs() -> Vec<Capability> {
         Ok(mut session) => {
             let sched =
                 session.attach_sched().map_err(|e| e.to_string()).map(|u| match u.first() {
-                    None => "sched_switch, sched_wakeup and five more attach".to_owned(),
+                    None => "sched_switch, sched_wakeup and six more attach".to_owned(),
                     Some(first) => format!("attached, without {}: {}", first.feature, first.why),
                 });
             all.push(capability("tp_btf", true, sched, "g211s cannot attach"));
             all.push(capability("uprobes", true, uprobes(&mut session), "no Go runtime events"));
             let netpoll = match super::ensure_tracefs() {
                 Err(e) => Err(format!("tracefs is not mounted and cannot be: {e}")),
-                Ok(()) => match session.attach_netpoll().first() {
+                Ok(()) => match session.attach_netpoll(true).first() {
                     None => Ok("epoll_wait's system call tracepoints attach".to_owned()),
                     Some(u) => Err(u.why.clone()),
                 },

@@ -201,9 +201,14 @@ pub struct Session {
 }
 
 /// Scheduler programs: program name and tracepoint, and whether the run is worthless without.
-const SCHED: [(&str, bool, &str); 7] = [
+const SCHED: [(&str, bool, &str); 8] = [
     ("sched_switch", true, ""),
     ("sched_wakeup", true, ""),
+    (
+        "sched_waking",
+        false,
+        "wakeup delays leave out the time that the wakeup takes to reach a CPU",
+    ),
     ("sched_wakeup_new", false, "the first run of a new thread has no run-queue delay"),
     ("sched_migrate_task", false, "a wait that moved between CPUs is laid to the last CPU alone"),
     ("sched_process_fork", false, "threads born later are seen from their first switch on"),
@@ -211,12 +216,14 @@ const SCHED: [(&str, bool, &str); 7] = [
     ("sched_process_exec", false, "an exec of the target is not noticed"),
 ];
 
-/// netpoll programs: program, tracepoint.
-const NETPOLL: [(&str, &[&str]); 4] = [
-    ("enter_epoll_wait", &["sys_enter_epoll_wait"]),
-    ("enter_epoll_pwait", &["sys_enter_epoll_pwait"]),
-    ("enter_epoll_pwait2", &["sys_enter_epoll_pwait2"]),
-    ("exit_epoll", &["sys_exit_epoll_wait", "sys_exit_epoll_pwait", "sys_exit_epoll_pwait2"]),
+/// netpoll programs: program, enter tracepoint, exit tracepoint, and whether only C code linked into
+/// a Go program makes the call: Go's own netpoll makes `epoll_pwait` in every version (1.21
+/// `runtime/internal/syscall`, 1.27 `internal/runtime/syscall/linux`: `EpollWait`). Every other
+/// process's calls of an attached tracepoint cost a little too, so only the needed ones are.
+const NETPOLL: [(&str, &str, &str, bool); 3] = [
+    ("enter_epoll_pwait", "sys_enter_epoll_pwait", "sys_exit_epoll_pwait", false),
+    ("enter_epoll_wait", "sys_enter_epoll_wait", "sys_exit_epoll_wait", true),
+    ("enter_epoll_pwait2", "sys_enter_epoll_pwait2", "sys_exit_epoll_pwait2", true),
 ];
 
 impl Session {
@@ -316,18 +323,26 @@ impl Session {
         Ok(unavailable)
     }
 
-    /// Loads and attaches the netpoll programs (system call tracepoints, which need tracefs).
-    pub fn attach_netpoll(&mut self) -> Vec<Unavailable> {
+    /// Loads and attaches the netpoll programs (system call tracepoints, which need tracefs): for Go's
+    /// own calls, and where a target is linked with C (`cgo`), for those that only C code makes.
+    pub fn attach_netpoll(&mut self, cgo: bool) -> Vec<Unavailable> {
         let mut unavailable = Vec::new();
-        for (name, tracepoints) in NETPOLL {
-            let done = program::<TracePoint>(&mut self.ebpf, name).and_then(|p| {
+        let mut attach = |name: &str, tracepoint: &str, load: bool| {
+            let p = program::<TracePoint>(&mut self.ebpf, name)?;
+            if load {
                 p.load().map_err(|e| failed(format!("loading {name}"), &e))?;
-                for tracepoint in tracepoints {
-                    p.attach("syscalls", tracepoint)
-                        .map_err(|e| failed(format!("attaching to {tracepoint}"), &e))?;
-                }
-                Ok(())
-            });
+            }
+            p.attach("syscalls", tracepoint)
+                .map_err(|e| failed(format!("attaching to {tracepoint}"), &e))
+        };
+        let mut first = true;
+        for (name, enter, exit, only_c) in NETPOLL {
+            if only_c && !cgo {
+                continue;
+            }
+            // The exit first: an enter without an exit would leave a poll open for ever.
+            let done = attach("exit_epoll", exit, first).and_then(|_| attach(name, enter, true));
+            first = false;
             if let Err(e) = done {
                 unavailable.push(Unavailable {
                     feature: format!("netpoll ({name})"),

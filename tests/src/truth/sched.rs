@@ -14,8 +14,8 @@ use crate::proc::{Proc, output_of};
 
 /// A running `perf record` of scheduler events on all CPUs, in `CLOCK_MONOTONIC`.
 ///
-/// It records what `perf sched record` does but for `sched_waking`: with that event in the file,
-/// `timehist` counts its delay from the waker's decision to wake rather than from the wakeup.
+/// It records what `perf sched record` does, with a clock that can be compared. With `sched_waking`
+/// in the file, `timehist` counts its delay from the waker's decision to wake.
 pub struct Perf {
     proc: Proc,
     file: PathBuf,
@@ -36,7 +36,13 @@ impl Perf {
             "--mmap-pages",
             "16M",
         ]);
-        for event in ["sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_migrate_task"] {
+        for event in [
+            "sched_switch",
+            "sched_waking",
+            "sched_wakeup",
+            "sched_wakeup_new",
+            "sched_migrate_task",
+        ] {
             command.args(["--event", &format!("sched:{event}")]);
         }
         // Perf says when it is recording by running a command then.
@@ -173,7 +179,9 @@ impl Event {
                     next_comm: next.rsplit_once(" next_pid=")?.0.to_owned(),
                 }
             }
-            "sched_wakeup" | "sched_wakeup_new" => What::Wakeup { tid: field(fields, " pid=")? },
+            "sched_waking" | "sched_wakeup" | "sched_wakeup_new" => {
+                What::Wakeup { tid: field(fields, " pid=")? }
+            }
             _ => return None,
         };
         Some(Self { cpu, ns, what })
