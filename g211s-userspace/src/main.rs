@@ -30,11 +30,23 @@ fn main() -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            let line = format!("g211s: {e:#}").replace('\n', " ");
+            let line = format!("g211s: {}", one_line(&e)).replace('\n', " ");
             let _ = writeln!(io::stderr(), "{}", g211s::report::format::clean(&line));
             ExitCode::from(code_of(&e))
         }
     }
+}
+
+/// What went wrong and its causes, each said once (many messages quote their cause).
+fn one_line(e: &anyhow::Error) -> String {
+    e.chain().fold(String::new(), |line, cause| {
+        let cause = cause.to_string();
+        match line.as_str() {
+            "" => cause,
+            said if said.contains(&cause) => line,
+            said => format!("{said}: {cause}"),
+        }
+    })
 }
 
 fn code_of(e: &anyhow::Error) -> u8 {

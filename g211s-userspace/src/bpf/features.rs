@@ -14,7 +14,9 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::{LoadOptions, OBJECT, Session, VMLINUX_BTF, failed, kernel_btf::KernelFacts, program};
+use super::{
+    LoadOptions, NEEDS, OBJECT, Session, VMLINUX_BTF, failed, kernel_btf::KernelFacts, program,
+};
 
 /// One capability.
 #[derive(Clone, Debug, Serialize)]
@@ -64,19 +66,24 @@ fn capability(
     }
 }
 
+/// Not required itself: a distribution may have put what is needed into an older kernel. Whether the
+/// programs load decides.
 fn kernel() -> Capability {
-    let found = match KernelVersion::current() {
-        Ok(v) if v >= KernelVersion::new(5, 15, 0) => Ok(format!("{} {}", release(), arch())),
-        Ok(_) => Err(format!(
-            "kernel {}: g211s needs 5.15+ (5.8 for the BPF ring buffer, 5.15 for uprobe cookies)",
-            release()
-        )),
-        Err(e) => Err(format!("the kernel's version cannot be told: {e}")),
+    let found = if kernel_is_old() {
+        Err(format!("kernel {}: {NEEDS}", release()))
+    } else {
+        Ok(format!("{} {}", release(), arch()))
     };
-    capability("kernel", true, found, "g211s cannot attach")
+    let costs = "g211s can attach only if this kernel has them backported: tp_btf and uprobes tell";
+    capability("kernel", false, found, costs)
 }
 
-fn release() -> String {
+/// Older than the oldest that has all that is needed.
+pub(super) fn kernel_is_old() -> bool {
+    KernelVersion::current().is_ok_and(|v| v < KernelVersion::new(5, 15, 0))
+}
+
+pub(super) fn release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease")
         .map_or_else(|_| "?".into(), |s| s.trim().to_owned())
 }

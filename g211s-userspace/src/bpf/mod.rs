@@ -36,6 +36,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("G211S_BPF_OBJECT"));
 /// Where the kernel publishes its types.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// What an old kernel lacks.
+pub const NEEDS: &str = "g211s needs 5.15+ (5.8 for the BPF ring buffer, 5.15 for uprobe cookies)";
+
 /// Why the kernel side could not be set up. Each message says what failed and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {
@@ -53,6 +56,14 @@ pub enum BpfError {
     /// BTF that lacks something.
     #[error(transparent)]
     Btf(#[from] kernel_btf::BtfError),
+    /// A kernel that lacks what the programs call.
+    #[error("kernel {release} refused {what}: {NEEDS}")]
+    OldKernel {
+        /// Its release.
+        release: String,
+        /// What was tried.
+        what: String,
+    },
     /// Refused for want of privileges.
     #[error(
         "the kernel refused {what}: {why}; run g211s as root, or with CAP_BPF, CAP_PERFMON and \
@@ -94,6 +105,17 @@ fn failed(what: impl Into<String>, e: &(dyn std::error::Error + 'static)) -> Bpf
         why = format!("… {}", &why[at..]);
     }
     if permission { BpfError::Privileges { what, why } } else { BpfError::Other { what, why } }
+}
+
+/// A program did not load. On a kernel that is too old that is the reason, and not the verifier's log,
+/// which says it in its own way.
+fn not_loaded(name: &str, e: &ProgramError) -> BpfError {
+    let what = format!("loading {name}");
+    let error = failed(what.as_str(), e);
+    if matches!(error, BpfError::Other { .. }) && features::kernel_is_old() {
+        return BpfError::OldKernel { release: features::release(), what };
+    }
+    error
 }
 
 /// What is fixed at load.
@@ -265,17 +287,14 @@ impl Session {
         let mut ebpf = loader.load(OBJECT).map_err(|e| failed("loading the BPF object", &e))?;
 
         for (name, required, _) in SCHED {
-            let loaded = program::<BtfTracePoint>(&mut ebpf, name).and_then(|p| {
-                p.load(name, &btf).map_err(|e| failed(format!("loading {name}"), &e))
-            });
+            let loaded = program::<BtfTracePoint>(&mut ebpf, name)
+                .and_then(|p| p.load(name, &btf).map_err(|e| not_loaded(name, &e)));
             if required {
                 loaded?;
             }
         }
         for name in ["go_edge", "go_count"] {
-            program::<UProbe>(&mut ebpf, name)?
-                .load()
-                .map_err(|e| failed(format!("loading {name}"), &e))?;
+            program::<UProbe>(&mut ebpf, name)?.load().map_err(|e| not_loaded(name, &e))?;
         }
         let kernel_log = options
             .kernel_log

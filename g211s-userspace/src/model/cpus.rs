@@ -47,6 +47,10 @@ impl Cpus {
             // The same stay on the CPU, sent while open and again later.
             Some(same) if same.start_ns == slice.start_ns && same.tid == slice.tid => {
                 same.end_ns = same.end_ns.max(slice.end_ns);
+                // A slice that is still open comes without a comm.
+                if same.comm == [0; 16] {
+                    same.comm = slice.comm;
+                }
                 same.sent_ns = same.sent_ns.max(slice.sent_ns);
             }
             _ => slices.insert(at, slice),
@@ -129,6 +133,19 @@ mod tests {
         let mut seen = Vec::new();
         scene.cpus().walk(0, 1, 40, |s, e, slice| seen.push((s, e, slice.map(|s| s.tid))));
         assert_eq!(seen, [(1, 40, Some(9))]);
+    }
+
+    #[test]
+    fn an_open_slice_gets_its_name_from_the_whole_one() {
+        let whole = Scene::new(10).cpu(0, "777.", &[(7, "svc")]).slices[0];
+        let mut open = whole;
+        (open.comm, open.end_ns) = ([0; 16], whole.end_ns - 10);
+        let mut cpus = super::Cpus::default();
+        cpus.apply(&open);
+        cpus.apply(&whole);
+        let mut seen = Vec::new();
+        cpus.walk(0, whole.start_ns, whole.end_ns, |a, b, s| seen.push((b - a, s.unwrap().comm)));
+        assert_eq!(seen, [(whole.end_ns - whole.start_ns, whole.comm)]);
     }
 
     #[test]

@@ -45,11 +45,17 @@ impl Names {
     }
 
     fn behind(&self, target: usize, runner: &Runner) -> Behind {
+        let process = self.processes.get(&runner.tgid);
+        let mut comm = comm(&runner.comm);
+        if comm.is_empty() {
+            // Known from a slice that was still open, which has no comm: the process's does.
+            comm = process.map(|p| clean(&p.comm)).unwrap_or_default();
+        }
         Behind {
             pid: runner.tgid,
             tid: runner.tid,
-            comm: comm(&runner.comm),
-            cgroup: self.processes.get(&runner.tgid).map(|p| p.cgroup.clone()),
+            comm,
+            cgroup: process.map(|p| p.cgroup.clone()),
             own: self.tgids.get(target) == Some(&runner.tgid),
             observer: self.observer != 0 && runner.tgid == self.observer,
         }
