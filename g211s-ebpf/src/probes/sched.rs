@@ -186,20 +186,27 @@ fn send_slice(now: u64, cpu: u16, s: &Slice, flags: u32) {
     );
 }
 
-/// Sends the slices of `cpu` that end after `from` and were not sent before, newest first.
-#[inline(always)]
-fn send_slices(now: u64, cpu: u16, from: u64) {
-    let Some(cs) = cpu_state(u32::from(cpu)) else { return };
+/// Sends the slices of `cpu` that end after `from` and were not sent before, newest first. The
+/// result says nothing.
+///
+/// A global function in BPF's sense (exported, numbers in, a number out): the verifier walks its loop once
+/// on its own. Inlined, it is walked again for every state in which a caller comes to it; that
+/// is 200,000 instructions on 6.1, and beyond the limit of a million on 5.15.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn send_slices(now: u64, cpu: u64, from: u64) -> u64 {
+    let Some(cs) = cpu_state(cpu as u32) else { return 0 };
+    let cpu = cpu as u16;
     let head = cs.head;
     let mut back = 1u32;
     while back <= SLICE_HISTORY as u32 {
         if back > head {
-            return;
+            return 0;
         }
         let slot = (head.wrapping_sub(back) as usize) & (SLICE_HISTORY - 1);
         let s = &mut cs.slices[slot];
         if s.end_ns <= from {
-            return;
+            return 0;
         }
         if s.sent == 0 {
             s.sent = 1;
@@ -208,6 +215,7 @@ fn send_slices(now: u64, cpu: u16, from: u64) {
         }
         back += 1;
     }
+    0
 }
 
 /// Whether `[since, now]` overlaps the current or the last stop-the-world.
@@ -355,7 +363,7 @@ fn switch_in(now: u64, cpu: u16, tid: u32, index: u32, prev_tid: u32) {
         if flags & (THREAD_OUTLIER | THREAD_FULL) != 0
             || (flags != 0 && overlaps_stw(rec.since_ns, ts))
         {
-            send_slices(now, cpu, rec.queued_ns);
+            send_slices(now, cpu.into(), rec.queued_ns);
         }
     }
     if flags != 0 {
@@ -494,7 +502,7 @@ fn migrate(task: Task, dest: u16) {
         flags |= THREAD_OUTLIER;
     }
     if flags != 0 {
-        send_slices(now, from_cpu, rec.queued_ns);
+        send_slices(now, from_cpu.into(), rec.queued_ns);
         send_open_slice(now, from_cpu);
         send_change(now, rec, ts, &Change { tid, cpu: dest, to, peer: 0, flags });
     }
