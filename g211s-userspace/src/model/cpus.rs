@@ -48,6 +48,10 @@ impl Cpus {
             Some(same) if same.start_ns == slice.start_ns && same.tid == slice.tid => {
                 same.end_ns = same.end_ns.max(slice.end_ns);
                 same.sent_ns = same.sent_ns.max(slice.sent_ns);
+                // A task may be renamed while it runs; the later name is the closed slice's.
+                if slice.sent_ns >= same.sent_ns {
+                    same.comm = slice.comm;
+                }
             }
             _ => slices.insert(at, slice),
         }
