@@ -172,7 +172,7 @@ impl GcTracker {
     fn part_of_stop(&mut self, stop: &IncompleteStop) -> Option<u64> {
         let what = match stop.reason_id.map(StwReason::from_number) {
             Some(Some(StwReason::GcSweepTermination)) => {
-                self.begin(stop.start_ns.unwrap_or(0), stop.stopper_tid);
+                self.begin(stop.start_ns.unwrap_or(0), None);
                 let open = self.open.get_or_insert_default();
                 open.sweep = stop.start_ns.map(|ts| (ts, stop.n, ts));
                 "sweep termination"
