@@ -7,8 +7,8 @@ use crate::event::{NO_SYSCALL, THREAD_STATES, ThreadState};
 
 /// Targets that one run can watch.
 pub const MAX_TARGETS: u32 = 64;
-/// CPU slices remembered per CPU (a power of two).
-pub const SLICE_HISTORY: usize = 64;
+/// CPU slices remembered per CPU (a power of two): 10 ms and more of them at 20,000 switches a second.
+pub const SLICE_HISTORY: usize = 256;
 /// Most CPUs supported.
 pub const MAX_CPUS: u32 = 1024;
 
@@ -24,8 +24,9 @@ pub struct TargetConfig {
     /// Number of the `Site` at whose hit the window of a stop closes: the last edge that this
     /// target's probes give.
     pub close_site: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1: the target's `gcMarkTermination` is probed, and tells the last stop of a cycle. Else every
+    /// stop for mark termination counts as the last.
+    pub has_mark_termination: u32,
 }
 
 /// Value of the `THREADS` map (key: tid): the kernel side's notion of one thread.
@@ -50,7 +51,10 @@ pub struct ThreadRecord {
     /// 1 if it slept since `epoll_ns`.
     pub epoll_slept: u32,
     /// 1 between `sched_waking` and `sched_wakeup`: runnable, but not on a queue yet.
-    pub waking: u32,
+    pub waking: u16,
+    /// Runnable: where the Go runtime stood when the wait began (0: no GC cycle; 1: in one; 2: in a
+    /// stop of the world).
+    pub phase: u16,
     /// Time spent in each `ThreadState` (indexed by its number) in intervals that have ended, ns.
     pub state_ns: [u64; THREAD_STATES],
     /// Number of those intervals.
@@ -71,6 +75,7 @@ impl ThreadRecord {
             target,
             epoll_slept: 0,
             waking: 0,
+            phase: 0,
             state_ns: [0; THREAD_STATES],
             state_count: [0; THREAD_STATES],
         }

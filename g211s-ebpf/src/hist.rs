@@ -68,17 +68,17 @@ pub const fn bucket_range(bucket: usize) -> (u64, u64) {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hist {
-    /// Wakeup → running, while no GC cycle ran.
+    /// Wakeup → running, begun while no GC cycle ran.
     WokenOutside = 0,
-    /// Wakeup → running, overlapping a GC cycle but no stop-the-world.
+    /// Wakeup → running, begun in a GC cycle but in no stop-the-world.
     WokenInGc = 1,
-    /// Wakeup → running, overlapping a stop-the-world.
+    /// Wakeup → running, begun in a stop-the-world (of any reason).
     WokenInStw = 2,
-    /// Preempted → running, while no GC cycle ran.
+    /// Preempted → running, begun while no GC cycle ran.
     PreemptedOutside = 3,
-    /// Preempted → running, overlapping a GC cycle but no stop-the-world.
+    /// Preempted → running, begun in a GC cycle but in no stop-the-world.
     PreemptedInGc = 4,
-    /// Preempted → running, overlapping a stop-the-world.
+    /// Preempted → running, begun in a stop-the-world (of any reason).
     PreemptedInStw = 5,
     /// `sched_yield` → running, any time.
     Yielded = 6,

@@ -1,5 +1,5 @@
 //! The BPF programs. On the host this binary is empty; build it for `bpfel-unknown-none`.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod globals;

@@ -30,6 +30,7 @@ pub(crate) struct CpuState {
     pub(crate) cur_since_ns: u64,
     pub(crate) cur_tid: u32,
     pub(crate) cur_tgid: u32,
+    pub(crate) cur_comm: [u64; 2],
     /// Slices written so far; the next goes to `head % SLICE_HISTORY`.
     pub(crate) head: u32,
     pub(crate) pad: u32,
@@ -55,7 +56,8 @@ pub(crate) struct TargetState {
     pub(crate) in_gc: u32,
     /// 1 from `gcMarkTermination` until that stop ends.
     pub(crate) terminating: u32,
-    pub(crate) pad: u32,
+    /// Reason of the stop under way, or of the last.
+    pub(crate) reason: u32,
 }
 
 /// The events' way to user space. 8 MiB hold about 120,000 events: a second and more of the

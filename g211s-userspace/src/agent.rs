@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io::{self, IsTerminal as _, Write as _},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -39,15 +40,17 @@ use crate::{
         format::{clean, duration},
         sentence,
     },
-    target::{self, ResolvedTarget, procfs::Procfs},
+    target::{self, ResolvedTarget, cgroup::Quotas, procfs::Procfs},
 };
 
 /// Time between two looks at the ring.
 const DRAIN_EVERY: Duration = Duration::from_millis(20);
 /// Time between two reads of the kernel's counters: the step of the correlation's time series.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Exited threads whose last switch is awaited at most.
-const MAX_LEAVING: usize = 4096;
+/// Looks for the last switch of an exited thread.
+const LEAVING_TRIES: u32 = 100;
+/// Bytes of events taken at a time: some 30 ms of work.
+const HELPING: u64 = 4 << 20;
 /// Foreign processes described at most in one run.
 const MAX_PROCESSES: usize = 4096;
 
@@ -136,6 +139,9 @@ struct Watched {
     /// Probes in the allocator's slow path, which come and go.
     alloc_probes: Vec<(ProbeRequest, Option<ProbeHandle>)>,
     governor: Governor,
+    /// All its other probes.
+    probes: Vec<ProbeHandle>,
+    quotas: Quotas,
 }
 
 /// Watches until the duration is over, a signal comes, or the last target is gone; returns the
@@ -174,20 +180,26 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         full: args.full,
         ring_bytes: args.ring,
         targets: resolved.len() as u32,
+        // Twice what there is and room for what comes: 10,000 is where the Go runtime gives up.
+        threads: resolved.iter().map(|t| 2 * t.threads.len() as u32).sum::<u32>() + 20_480,
         kernel_log: args.kernel_log,
     })?;
     let _stats = if args.bpf_stats { Some(bpf::enable_stats()?) } else { None };
     let mut common = session.attach_sched()?;
     match tracefs {
         Ok(()) => {
-            let cgo = resolved.iter().any(|t| t.binary.cgo);
-            common.extend(session.attach_netpoll(cgo));
+            let others = resolved.iter().any(|t| t.binary.cgo || plan::polls_by_itself(&t.binary));
+            common.extend(session.attach_netpoll(others));
         }
         Err(e) => common.push(Unavailable {
             feature: "netpoll".into(),
             why: format!("tracefs is not mounted and cannot be: {e}"),
             costs: "epoll waits are not counted; late wakes show as run-queue delay only".into(),
         }),
+    }
+    let customs = args.probes.iter().filter(|p| matches!(p, ExtraProbe::Custom(_))).count();
+    if customs > 1 {
+        bail!("one custom probe at a time: --probe custom:FUNCTION was given {customs} times");
     }
     let options = plan::PlanOptions {
         mallocgc: args.probes.contains(&ExtraProbe::MallocGc),
@@ -215,7 +227,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         session.watch(w.request)?;
     }
     for w in &mut watched {
-        w.governor = Governor::new(start_ns);
+        w.governor.attached(start_ns, 0);
         seed_threads(&mut session, &procfs, w);
     }
     let start = RunStart {
@@ -270,7 +282,8 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         windows: BTreeMap::new(),
         start_ns,
     };
-    let deadline = Instant::now() + args.duration;
+    let deadline =
+        Instant::now() + args.duration.saturating_sub(Duration::from_nanos(now_ns() - start_ns));
     let mut drain = interval(DRAIN_EVERY);
     let mut counters = interval(INTERVAL);
     let mut second = interval(Duration::from_secs(1));
@@ -279,24 +292,30 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     }
     let resume = args.pause_drain.map(|d| Instant::now() + d);
     let paused = || resume.is_some_and(|at| Instant::now() < at);
+    // Whether the ring held more than one helping at the last look.
+    let mut more = false;
     let reason = loop {
         tokio::select! {
+            // Ends first, then what has its time; a ring that fills as fast as it is emptied must
+            // keep neither waiting.
             biased;
             _ = signals.0.recv() => break "interrupt",
             _ = signals.1.recv() => break "terminate",
             _ = signals.2.recv() => break "hangup",
             () = sleep_until(deadline.into()) => break "duration",
-            () = run.session.pressed(), if !paused() => run.drain(),
-            _ = drain.tick() => {
-                if !paused() { run.drain() }
-                run.govern(false);
-            }
+            _ = second.tick() => run.every_second(),
             _ = counters.tick() => {
                 run.intervals();
                 run.govern(true);
                 if !run.targets_alive() { break "target_exited" }
+                if run.is_pointless() { break "error" }
             }
-            _ = second.tick() => run.every_second(),
+            _ = drain.tick() => {
+                if !paused() { more = run.drain() }
+                run.govern(false);
+            }
+            () = run.session.pressed(), if !paused() => more = run.drain(),
+            () = std::future::ready(()), if more && !paused() => more = run.drain(),
         }
     };
     Ok(run.end(reason, attach_ns, &usage_before))
@@ -313,6 +332,14 @@ fn host() -> Host {
     }
 }
 
+/// Hits of the allocator's probes so far.
+fn alloc_hits(i: &Interval) -> u64 {
+    [Site::McacheRefill, Site::McacheAllocLarge]
+        .iter()
+        .filter_map(|&s| i.hits.get(s as usize))
+        .sum()
+}
+
 /// Plans and attaches a target's probes. A probe that is refused costs its feature only.
 fn attach_probes(
     session: &mut Session,
@@ -322,6 +349,21 @@ fn attach_probes(
     common: &[Unavailable],
 ) -> Watched {
     let mut record = resolved.record(Vec::new(), common.to_vec());
+    let quotas = Quotas::find(
+        &std::fs::read_to_string(resolved.exe_path.with_file_name("cgroup")).unwrap_or_default(),
+        Path::new("/sys/fs/cgroup"),
+    );
+    if !quotas.is_empty() {
+        record.unavailable.push(Unavailable {
+            feature: "throttling".into(),
+            why: "the target's cgroup has a CPU quota, and the scheduler's tracepoints show a \
+                  throttled thread as one that waits for a CPU"
+                .into(),
+            costs: "waits may be the quota's doing, whoever is named; how long it throttled is \
+                    reported (runqueue.throttled)"
+                .into(),
+        });
+    }
     let plan = plan::plan(&resolved.binary, options).unwrap_or_else(|e| {
         record.unavailable.push(Unavailable {
             feature: "go_probes".into(),
@@ -333,7 +375,10 @@ fn attach_probes(
     record.unavailable.extend(plan.unavailable);
     let mut attached = Vec::new();
     let mut alloc_probes = Vec::new();
-    for probe in &plan.probes {
+    let mut probes = Vec::new();
+    // Without an edge that ends a stop, its beginning would open a window for ever.
+    let has_end = plan.probes.iter().any(|p| matches!(p.site, Site::StwStart | Site::StwEnd));
+    for probe in plan.probes.iter().filter(|p| has_end || p.site != Site::StwStop) {
         let request = ProbeRequest {
             site: probe.site,
             file: resolved.exe_path.clone(),
@@ -346,6 +391,8 @@ fn attach_probes(
                 record.probes.push(probe.attached());
                 if matches!(probe.site, Site::McacheRefill | Site::McacheAllocLarge) {
                     alloc_probes.push((request, Some(handle)));
+                } else {
+                    probes.push(handle);
                 }
             }
             Err(e) => record.unavailable.push(Unavailable {
@@ -369,6 +416,7 @@ fn attach_probes(
         tgid: record.tgid,
         reason_sweep_term: StwReason::GcSweepTermination as u32,
         close_site,
+        has_mark_termination: attached.contains(&Site::GcMarkTermination),
     };
     Watched {
         record,
@@ -376,7 +424,9 @@ fn attach_probes(
         request,
         alive: true,
         alloc_probes,
-        governor: Governor::new(now_ns()),
+        governor: Governor::default(),
+        probes,
+        quotas,
     }
 }
 
@@ -424,15 +474,16 @@ struct Run {
     pending: Vec<u32>,
     /// Threads born since the last drain: (target, tid).
     born: Vec<(u8, u32)>,
-    /// Threads that are exiting.
-    exited: Vec<u32>,
+    /// Threads that are exiting, and how often they were looked for.
+    exited: Vec<(u32, u32)>,
     /// Last window number seen, by target.
     windows: BTreeMap<u8, u32>,
     start_ns: u64,
 }
 
 impl Run {
-    fn drain(&mut self) {
+    /// Takes one helping of events from the ring; whether there is more.
+    fn drain(&mut self) -> bool {
         let Self {
             session,
             sinks,
@@ -447,7 +498,7 @@ impl Run {
             ..
         } = self;
         let mut execs = Vec::new();
-        let (_, bytes) = session.drain(|item| match Event::decode(item) {
+        let (bytes, more) = session.drain(HELPING, |item| match Event::decode(item) {
             Err(_) => *undecodable += 1,
             Ok(event) => {
                 received[usize::from(event.header().kind)] += 1;
@@ -467,7 +518,7 @@ impl Run {
                         born.push((l.header.target, l.header.tid));
                     }
                     Event::Life(l) if l.what == Life::ThreadExited as u32 => {
-                        exited.push(l.header.tid);
+                        exited.push((l.header.tid, 0));
                     }
                     Event::Life(l) if l.what == Life::Exec as u32 => execs.push(l.header.target),
                     _ => {}
@@ -485,6 +536,12 @@ impl Run {
             );
         }
         self.session.flush_kernel_log();
+        more
+    }
+
+    /// Whether nobody takes what the run finds: a recording that could not be written on.
+    fn is_pointless(&self) -> bool {
+        self.sinks.writer.is_none() && self.sinks.pipeline.is_none()
     }
 
     /// Describes processes and threads while they are (probably) still there.
@@ -510,16 +567,16 @@ impl Run {
     /// free again. One that is still on its way out is asked for again at the next drain.
     fn take_exited(&mut self) {
         let mut later = Vec::new();
-        for tid in std::mem::take(&mut self.exited) {
+        for (tid, tries) in std::mem::take(&mut self.exited) {
             match self.session.take_exited(tid) {
                 Some(t) => {
                     self.sinks.push(Record::ThreadTotals(Box::new(t)), &mut self.console);
                 }
-                None => later.push(tid),
+                // What never shows up (its record was never made, or made anew) must not pile up.
+                None if tries < LEAVING_TRIES => later.push((tid, tries + 1)),
+                None => {}
             }
         }
-        // What never shows up (its record was never made, or made anew) must not pile up.
-        later.truncate(MAX_LEAVING);
         self.exited = later;
     }
 
@@ -533,8 +590,16 @@ impl Run {
 
     fn interval(&mut self, target: u8) {
         let now = now_ns();
-        let alloc_probes_ns = self.watched[usize::from(target)].governor.attached_ns(now);
-        match self.session.counters(target, now).map(|i| Interval { alloc_probes_ns, ..i }) {
+        let w = &self.watched[usize::from(target)];
+        let throttled = w.quotas.since();
+        let counters = self.session.counters(target, now).map(|i| Interval {
+            alloc_probes_ns: w.governor.attached_ns(now),
+            alloc_hits: w.governor.counted(alloc_hits(&i)),
+            throttled: throttled.count,
+            throttled_ns: throttled.ns,
+            ..i
+        });
+        match counters {
             Ok(i) => self.sinks.push(Record::Interval(Box::new(i)), &mut self.console),
             Err(e) => self.notice(Some(target), &e.to_string()),
         }
@@ -550,26 +615,28 @@ impl Run {
             w.alive && !w.alloc_probes.is_empty() && (all || w.governor.is_looking(now))
         };
         for w in watched.iter_mut().filter(due) {
-            let Ok(counted) = session.counters(w.request.index, now) else { continue };
-            let hits =
-                [Site::McacheRefill, Site::McacheAllocLarge].map(|s| counted.hits[s as usize]);
-            let action = w.governor.decide(now, hits.iter().sum());
-            for (request, handle) in &mut w.alloc_probes {
-                let done = match (action, handle.take()) {
-                    (Action::Attach, None) => {
-                        session.attach_probe(request).map(|h| *handle = Some(h))
+            let index = w.request.index;
+            let hits = |session: &Session| session.counters(index, now).map(|i| alloc_hits(&i));
+            let Ok(counted) = hits(session) else { continue };
+            match w.governor.decide(now_ns(), counted) {
+                Action::Keep => {}
+                Action::Detach => {
+                    w.governor.detached(now_ns(), hits(session).unwrap_or(counted));
+                    let handles = w.alloc_probes.iter_mut().filter_map(|(_, h)| h.take());
+                    // Not waited for: the loop must not stand still for as long as that takes.
+                    drop(bpf::detach(handles.collect()));
+                }
+                Action::Attach => {
+                    for (request, handle) in &mut w.alloc_probes {
+                        match session.attach_probe(request) {
+                            Ok(h) => *handle = Some(h),
+                            Err(e) => refused.push((index, e.to_string())),
+                        }
                     }
-                    (Action::Detach, Some(h)) => session.detach_probe(h),
-                    (_, h) => {
-                        *handle = h;
-                        Ok(())
-                    }
-                };
-                if let Err(e) = done {
-                    refused.push((w.request.index, e.to_string()));
+                    w.governor.attached(now_ns(), hits(session).unwrap_or(counted));
                 }
             }
-            if !refused.is_empty() {
+            if refused.iter().any(|(of, _)| *of == index) {
                 w.alloc_probes.clear();
             }
         }
@@ -654,7 +721,7 @@ impl Run {
         let end_ns = now_ns();
         // Programs that were past their filter finish within microseconds; what they send counts.
         std::thread::sleep(Duration::from_millis(2));
-        self.drain();
+        while self.drain() {}
         let windows = std::mem::take(&mut self.windows);
         let (finals, totals) =
             self.session.final_threads(end_ns, |t| windows.get(&t).copied().unwrap_or_default());
@@ -688,9 +755,17 @@ impl Run {
         }
         let loss = self.session.loss().unwrap_or_else(|_| Loss::default());
         let bpf_programs = self.session.program_costs();
-        let Self { session, mut sinks, mut console, .. } = self;
+        let Self { session, mut sinks, mut console, watched, .. } = self;
         let detach = Instant::now();
+        let handles = watched.into_iter().flat_map(|w| {
+            w.probes.into_iter().chain(w.alloc_probes.into_iter().filter_map(|p| p.1))
+        });
+        let under_way = bpf::detach(handles.collect());
         drop(session);
+        for thread in under_way {
+            // A panic in a drop has been printed; the kernel detaches at our exit at the latest.
+            let _ = thread.join();
+        }
         let detach_ns = detach.elapsed().as_nanos() as u64;
         let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
         let cpu = |u: &nix::sys::resource::Usage| {

@@ -120,6 +120,7 @@ fn finish_recording(writer: Option<Writer>, wanted: bool) -> Result<(ExitCode, O
 
 fn report(args: &ReportArgs) -> Result<ExitCode> {
     let mut reader = Reader::open(&args.file)?;
+    let mut code = ExitCode::SUCCESS;
     let mut pipeline = Pipeline::new("file");
     for record in reader.by_ref() {
         match record {
@@ -127,6 +128,7 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
             Err(e) => {
                 // What is whole is reported; what is not is said.
                 let _ = writeln!(io::stderr(), "g211s: {e}; the report covers what comes before");
+                code = ExitCode::from(FAILURE);
                 break;
             }
         }
@@ -141,7 +143,7 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
         );
     }
     print_report(&pipeline.finish(), args.json)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 fn examine(args: &DoctorArgs) -> Result<ExitCode> {

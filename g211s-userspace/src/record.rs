@@ -188,6 +188,12 @@ pub struct Interval {
     /// How long the probes in the allocator were attached, ns: less than the time since attach
     /// where they were too dear to stay (see the agent's `allocs`).
     pub alloc_probes_ns: u64,
+    /// Hits of those probes in that time (what is hit while they come and go is left out).
+    pub alloc_hits: u64,
+    /// Times that the CPU quota of the target's cgroup ran out since attach.
+    pub throttled: u64,
+    /// How long the cgroup was throttled since attach, ns.
+    pub throttled_ns: u64,
     /// Probe hits, by `Site` number.
     pub hits: Vec<u64>,
 }

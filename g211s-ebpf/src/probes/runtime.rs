@@ -10,10 +10,16 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use aya_log_ebpf::debug;
-use g211s_ebpf::event::{EventKind, Header, ProbeEvent, SITES, Site};
+use g211s_ebpf::{
+    config::TargetConfig,
+    event::{EventKind, Header, ProbeEvent, SITES, Site},
+};
 
 use super::target;
-use crate::{maps::TargetState, send::send};
+use crate::{
+    maps::TargetState,
+    send::{add, send},
+};
 
 // Offsets in the x86-64 `struct pt_regs` of the first five integer registers of Go's ABI
 // (Go: cmd/compile/abi-internal.md). Fixed, since the verifier refuses `ctx + variable`.
@@ -22,6 +28,9 @@ const BX: usize = 5 * 8;
 const CX: usize = 11 * 8;
 const SI: usize = 13 * 8;
 const DI: usize = 14 * 8;
+
+/// `stwGCMarkTerm` (Go runtime/proc.go, 1.21 to 1.27).
+const REASON_MARK_TERMINATION: u32 = 1;
 
 #[inline(always)]
 fn reg<const OFFSET: usize>(ctx: &ProbeContext) -> u64 {
@@ -47,14 +56,15 @@ pub(crate) fn go_edge(ctx: ProbeContext) -> u32 {
         ts.window += 1;
         ts.stw_start_ns = now;
         ts.open = 1;
+        ts.reason = (args[0] & 0xff) as u32;
         let sweep_term = args[0] & 0xff == u64::from(t.reason_sweep_term);
         if sweep_term {
             ts.in_gc = 1;
             ts.gc_start_ns = now;
         }
         if let Some(c) = target::counters(t.index) {
-            c.stw += 1;
-            c.gc += u64::from(sweep_term);
+            add(&mut c.stw, 1);
+            add(&mut c.gc, u64::from(sweep_term));
         }
     }
     count(t.index, site);
@@ -76,20 +86,22 @@ pub(crate) fn go_edge(ctx: ProbeContext) -> u32 {
         },
     );
     if !begins {
-        after(site, t.close_site, now, ts);
+        after(site, t, now, ts);
     }
     0
 }
 
 #[inline(always)]
-fn after(site: u64, close_site: u32, now: u64, ts: &mut TargetState) {
+fn after(site: u64, target: &TargetConfig, now: u64, ts: &mut TargetState) {
     if site == Site::GcMarkTermination as u64 {
         ts.terminating = 1;
     }
-    if site == u64::from(close_site) && ts.open != 0 {
+    if site == u64::from(target.close_site) && ts.open != 0 {
         ts.open = 0;
         ts.last_stw_end_ns = now;
-        if ts.terminating != 0 {
+        let last = ts.terminating != 0
+            || (target.has_mark_termination == 0 && ts.reason == REASON_MARK_TERMINATION);
+        if last {
             ts.terminating = 0;
             ts.in_gc = 0;
             ts.last_gc_end_ns = now;
@@ -102,7 +114,7 @@ fn count(index: u32, site: u64) {
     if let Some(c) = target::counters(index)
         && site < SITES as u64
     {
-        c.hits[site as usize] += 1;
+        add(&mut c.hits[site as usize], 1);
     }
 }
 
@@ -117,7 +129,7 @@ pub(crate) fn go_count(ctx: ProbeContext) -> u32 {
     if site == Site::McacheAllocLarge as u64
         && let Some(c) = target::counters(t.index)
     {
-        c.large_bytes += reg::<BX>(&ctx);
+        add(&mut c.large_bytes, reg::<BX>(&ctx));
     }
     0
 }

@@ -30,6 +30,8 @@ type Task = *const u8;
 const TASK_INTERRUPTIBLE: u32 = 0x1;
 const TASK_UNINTERRUPTIBLE: u32 = 0x2;
 const TASK_DEAD_BITS: u32 = 0x10 | 0x20 | 0x80;
+/// A waker was quicker than our look at the state (kernels that do not pass it along): it slept.
+const TASK_WAKING: u32 = 0x200;
 /// `sched_yield` on x86-64.
 const SYS_SCHED_YIELD: i64 = 24;
 /// `orig_ax` in `struct pt_regs` (x86-64).
@@ -91,7 +93,7 @@ fn record(tid: u32, index: u32) -> Option<&'static mut ThreadRecord> {
 
 /// Moves a thread to its next state; what it left is added to its sums.
 #[inline(always)]
-fn enter(rec: &mut ThreadRecord, to: ThreadState, now: u64, cpu: u16) {
+fn enter(rec: &mut ThreadRecord, to: ThreadState, now: u64, cpu: u16, phase: u16) {
     let from = rec.state as usize;
     // A first sight has no beginning, so no length. The bound is for the verifier.
     if rec.since_ns != 0 && from < THREAD_STATES {
@@ -103,6 +105,7 @@ fn enter(rec: &mut ThreadRecord, to: ThreadState, now: u64, cpu: u16) {
     rec.queued_ns = now;
     rec.cpu = cpu;
     rec.waking = 0;
+    rec.phase = phase;
 }
 
 /// Why a change that ends the interval `[since, now]` is to be sent; 0: it is not.
@@ -224,12 +227,14 @@ fn overlaps_stw(since: u64, ts: &TargetState) -> bool {
     ts.open != 0 || since < ts.last_stw_end_ns
 }
 
-/// 0 outside, 1 in a GC cycle, 2 in a stop-the-world: the worst that the interval overlaps.
+/// Where the runtime stands: 0 in no GC cycle, 1 in one, 2 in a stop of the world. A wait is
+/// classed by where it began: by what it overlaps, long waits would gather in the cycles by
+/// their length alone.
 #[inline(always)]
-fn phase(since: u64, ts: &TargetState) -> u32 {
-    if overlaps_stw(since, ts) {
+fn phase(ts: &TargetState) -> u16 {
+    if ts.open != 0 {
         2
-    } else if ts.in_gc != 0 || since < ts.last_gc_end_ns {
+    } else if ts.in_gc != 0 {
         1
     } else {
         0
@@ -263,6 +268,10 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
         cs.cur_since_ns = now;
         cs.cur_tid = next_tid;
         cs.cur_tgid = next_tgid;
+        // SAFETY: see `read`.
+        cs.cur_comm[0] = unsafe { read(next, globals::off_task_comm()) };
+        // SAFETY: see `read`.
+        cs.cur_comm[1] = unsafe { read(next, globals::off_task_comm() + 8) };
     }
     if prev_tgid != 0
         && let Some(t) = target::of(prev_tgid)
@@ -315,7 +324,7 @@ fn switch_out(
             }
         } else if raw & TASK_UNINTERRUPTIBLE != 0 {
             ThreadState::BlockedUninterruptible
-        } else if raw & TASK_INTERRUPTIBLE != 0 {
+        } else if raw & (TASK_INTERRUPTIBLE | TASK_WAKING) != 0 {
             ThreadState::Blocked
         } else {
             ThreadState::Stopped
@@ -342,7 +351,7 @@ fn switch_out(
         rec.epoll_slept = 1;
     }
     // An exited thread's record stays for user space to take, which it does soon.
-    enter(rec, to, now, cpu);
+    enter(rec, to, now, cpu, phase(ts));
 }
 
 #[inline(always)]
@@ -356,7 +365,7 @@ fn switch_in(now: u64, cpu: u16, tid: u32, index: u32, prev_tid: u32) {
         || was == ThreadState::RunnablePreempted as u8
         || was == ThreadState::RunnableYielded as u8;
     if runnable {
-        count_wait(index, rec, was, waited, ts);
+        count_wait(index, rec, was, waited);
         if waited >= globals::threshold_ns() {
             flags |= THREAD_OUTLIER;
         }
@@ -370,11 +379,11 @@ fn switch_in(now: u64, cpu: u16, tid: u32, index: u32, prev_tid: u32) {
         let to = ThreadState::Running;
         send_change(now, rec, ts, &Change { tid, cpu, to, peer: prev_tid, flags });
     }
-    enter(rec, ThreadState::Running, now, cpu);
+    enter(rec, ThreadState::Running, now, cpu, 0);
 }
 
 #[inline(always)]
-fn count_wait(index: u32, rec: &ThreadRecord, was: u8, waited: u64, ts: &TargetState) {
+fn count_wait(index: u32, rec: &ThreadRecord, was: u8, waited: u64) {
     let Some(c) = target::counters(index) else { return };
     if was == ThreadState::RunnableYielded as u8 {
         c.yielded += 1;
@@ -382,7 +391,7 @@ fn count_wait(index: u32, rec: &ThreadRecord, was: u8, waited: u64, ts: &TargetS
         target::observe(index, Hist::Yielded, waited);
         return;
     }
-    let phase = phase(rec.since_ns, ts);
+    let phase = rec.phase;
     if was == ThreadState::RunnableWoken as u8 {
         c.woken += 1;
         c.woken_ns += waited;
@@ -458,8 +467,8 @@ fn wakeup(task: Task, waking: bool) {
         let to = ThreadState::RunnableWoken;
         send_change(now, rec, ts, &Change { tid, cpu, to, peer: waker, flags });
     }
-    enter(rec, ThreadState::RunnableWoken, now, cpu);
-    rec.waking = u32::from(waking);
+    enter(rec, ThreadState::RunnableWoken, now, cpu, phase(ts));
+    rec.waking = u16::from(waking);
 }
 
 #[btf_tracepoint(function = "sched_migrate_task")]
@@ -518,7 +527,7 @@ fn send_open_slice(now: u64, cpu: u16) {
         end_ns: now,
         tid: cs.cur_tid,
         tgid: cs.cur_tgid,
-        comm: [0; 2],
+        comm: cs.cur_comm,
         sent: 0,
         pad: 0,
     };

@@ -80,8 +80,9 @@ impl Wait {
     }
 }
 
-/// A task that ran while a thread waited for its CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A task that ran while a thread waited for its CPU. Its name is not part of its identity: tasks
+/// are renamed (`exec`), and their time must not be split by that.
+#[derive(Clone, Copy, Debug)]
 pub struct Runner {
     /// Its process.
     pub tgid: u32,
@@ -89,6 +90,32 @@ pub struct Runner {
     pub tid: u32,
     /// Its comm, NUL-padded, not sanitised.
     pub comm: [u8; 16],
+}
+
+impl Runner {
+    fn id(&self) -> (u32, u32) {
+        (self.tgid, self.tid)
+    }
+}
+
+impl PartialEq for Runner {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for Runner {}
+
+impl PartialOrd for Runner {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Runner {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.id().cmp(&other.id())
+    }
 }
 
 /// Time of a stop with one cause.

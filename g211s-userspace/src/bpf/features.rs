@@ -138,6 +138,7 @@ fn programs() -> Vec<Capability> {
         full: false,
         ring_bytes: 1 << 16,
         targets: 1,
+        threads: 1024,
         kernel_log: false,
     };
     let session = Session::load(&options);
@@ -191,7 +192,7 @@ fn uprobes(session: &mut Session) -> Result<String, String> {
     let offset =
         own_offset(g211s_probe_me as *const () as u64).ok_or("/proc/self/maps is unreadable")?;
     let pid = std::process::id();
-    session
+    let _probe = session
         .attach_probe(&super::ProbeRequest {
             site: g211s_ebpf::event::Site::Custom,
             file: "/proc/self/exe".into(),
@@ -204,6 +205,7 @@ fn uprobes(session: &mut Session) -> Result<String, String> {
         tgid: pid,
         reason_sweep_term: u32::MAX,
         close_site: g211s_ebpf::event::Site::StwStart,
+        has_mark_termination: true,
     };
     session.watch(request).map_err(|e| e.to_string())?;
     // The machine may be busy: the quickest of ten batches is what a hit costs.

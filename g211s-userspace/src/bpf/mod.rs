@@ -1,14 +1,16 @@
 //! The only room that names aya: loads the embedded object, attaches, drains, reads maps, and
 //! detaches by dropping. Must not know what events mean.
 
-use std::{collections::BTreeMap, fs, io, num::NonZeroU32, os::fd::AsRawFd, path::PathBuf};
+use std::{
+    collections::BTreeMap, fs, io, io::Write as _, num::NonZeroU32, os::fd::AsRawFd, path::PathBuf,
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
     programs::{
         BtfTracePoint, ProgramError, TracePoint, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
 use g211s_ebpf::{
@@ -129,6 +131,8 @@ pub struct LoadOptions {
     pub ring_bytes: u32,
     /// Targets at most.
     pub targets: u32,
+    /// Threads at most, of all targets together.
+    pub threads: u32,
     /// Let the kernel side log (aya-log) to stderr.
     pub kernel_log: bool,
 }
@@ -146,11 +150,24 @@ pub struct ProbeRequest {
     pub pid: u32,
 }
 
-/// An attached uprobe.
+/// An attached uprobe. Dropping it detaches it, for which the kernel takes 50 ms and more (it waits
+/// until no CPU can be in the probe): see [`detach`].
 #[derive(Debug)]
-pub struct ProbeHandle {
-    program: &'static str,
-    link: UProbeLinkId,
+pub struct ProbeHandle(#[expect(dead_code, reason = "held for its drop")] UProbeLink);
+
+/// Detaches probes on threads of their own, since the waits of several overlap; the handles tell when
+/// they are done.
+pub fn detach(probes: Vec<ProbeHandle>) -> Vec<std::thread::JoinHandle<()>> {
+    const THREADS: usize = 64;
+    let mut batches: Vec<Vec<ProbeHandle>> = Vec::new();
+    let per_batch = probes.len().div_ceil(THREADS).max(1);
+    for probe in probes {
+        match batches.last_mut() {
+            Some(batch) if batch.len() < per_batch => batch.push(probe),
+            _ => batches.push(vec![probe]),
+        }
+    }
+    batches.into_iter().map(|batch| std::thread::spawn(move || drop(batch))).collect()
 }
 
 /// The program that serves a site.
@@ -169,6 +186,8 @@ pub struct TargetRequest {
     pub reason_sweep_term: u32,
     /// The last edge of a stop that its probes give.
     pub close_site: Site,
+    /// Whether `gcMarkTermination` is probed.
+    pub has_mark_termination: bool,
 }
 
 /// What became of the events so far, summed over CPUs, indexed by `EventKind`.
@@ -222,6 +241,22 @@ pub struct Session {
     kernel_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
+/// Prints what the kernel side logs.
+struct KernelLog;
+
+impl log::Log for KernelLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        // A closed stderr must not end the run.
+        let _ = writeln!(io::stderr(), "kernel: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
 /// Scheduler programs: program name and tracepoint, and whether the run is worthless without.
 const SCHED: [(&str, bool, &str); 8] = [
     ("sched_switch", true, ""),
@@ -238,8 +273,8 @@ const SCHED: [(&str, bool, &str); 8] = [
     ("sched_process_exec", false, "an exec of the target is not noticed"),
 ];
 
-/// netpoll programs: program, enter tracepoint, exit tracepoint, and whether only C code linked into
-/// a Go program makes the call: Go's own netpoll makes `epoll_pwait` in every version (1.21
+/// netpoll programs: program, enter tracepoint, exit tracepoint, and whether the runtime's own netpoll
+/// does without the call: it makes `epoll_pwait` in every version (1.21
 /// `runtime/internal/syscall`, 1.27 `internal/runtime/syscall/linux`: `EpollWait`). Every other
 /// process's calls of an attached tracepoint cost a little too, so only the needed ones are.
 const NETPOLL: [(&str, &str, &str, bool); 3] = [
@@ -281,6 +316,7 @@ impl Session {
             .override_global("AYA_LOG_LEVEL", &log_level, false)
             .map_max_entries("EVENTS", options.ring_bytes)
             .map_max_entries("CPUS", cpus as u32)
+            .map_max_entries("THREADS", options.threads)
             .map_max_entries("STATES", options.targets)
             .map_max_entries("COUNTERS", options.targets)
             .map_max_entries("HISTOGRAMS", options.targets * HISTS as u32);
@@ -298,7 +334,10 @@ impl Session {
         }
         let kernel_log = options
             .kernel_log
-            .then(|| aya_log::EbpfLogger::init(&mut ebpf))
+            .then(|| {
+                let logger: &'static dyn log::Log = &KernelLog;
+                aya_log::EbpfLogger::init_with_logger(&mut ebpf, logger)
+            })
             .transpose()
             .map_err(|e| failed("starting the kernel side's log", &e))?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)
@@ -342,9 +381,10 @@ impl Session {
         Ok(unavailable)
     }
 
-    /// Loads and attaches the netpoll programs (system call tracepoints, which need tracefs): for Go's
-    /// own calls, and where a target is linked with C (`cgo`), for those that only C code makes.
-    pub fn attach_netpoll(&mut self, cgo: bool) -> Vec<Unavailable> {
+    /// Loads and attaches the netpoll programs (system call tracepoints, which need tracefs): for the
+    /// runtime's own calls, and where a target may make others (C code, event-loop frameworks), for
+    /// those.
+    pub fn attach_netpoll(&mut self, others: bool) -> Vec<Unavailable> {
         let mut unavailable = Vec::new();
         let mut attach = |name: &str, tracepoint: &str, load: bool| {
             let p = program::<TracePoint>(&mut self.ebpf, name)?;
@@ -355,8 +395,8 @@ impl Session {
                 .map_err(|e| failed(format!("attaching to {tracepoint}"), &e))
         };
         let mut first = true;
-        for (name, enter, exit, only_c) in NETPOLL {
-            if only_c && !cgo {
+        for (name, enter, exit, not_netpoll) in NETPOLL {
+            if not_netpoll && !others {
                 continue;
             }
             // The exit first: an enter without an exit would leave a poll open for ever.
@@ -374,7 +414,7 @@ impl Session {
         unavailable
     }
 
-    /// Attaches one uprobe. It stays until the session or [`Self::detach_probe`] ends it.
+    /// Attaches one uprobe. It stays as long as the handle.
     ///
     /// # Errors
     /// [`BpfError`] with the kernel's reason.
@@ -390,7 +430,8 @@ impl Session {
         };
         let pid = NonZeroU32::new(probe.pid)
             .ok_or_else(|| BpfError::Other { what: what(), why: "pid 0 is no process".into() })?;
-        let link = program::<UProbe>(&mut self.ebpf, name)?
+        let uprobe = program::<UProbe>(&mut self.ebpf, name)?;
+        let link = uprobe
             .attach(
                 UProbeAttachPoint {
                     location: UProbeAttachLocation::AbsoluteOffset(probe.file_offset),
@@ -399,18 +440,9 @@ impl Session {
                 &probe.file,
                 UProbeScope::OneProcess(pid),
             )
+            .and_then(|id| uprobe.take_link(id))
             .map_err(|e| failed(what(), &e))?;
-        Ok(ProbeHandle { program: name, link })
-    }
-
-    /// Takes a uprobe out again.
-    ///
-    /// # Errors
-    /// [`BpfError`] if the kernel refuses; the session's end detaches it then.
-    pub fn detach_probe(&mut self, probe: ProbeHandle) -> Result<(), BpfError> {
-        program::<UProbe>(&mut self.ebpf, probe.program)?
-            .detach(probe.link)
-            .map_err(|e| failed("detaching a probe", &e))
+        Ok(ProbeHandle(link))
     }
 
     /// Begins to watch a target: every program filters by this table, so this is the moment at
@@ -423,7 +455,7 @@ impl Session {
             index: target.index.into(),
             reason_sweep_term: target.reason_sweep_term,
             close_site: target.close_site as u32,
-            reserved: 0,
+            has_mark_termination: u32::from(target.has_mark_termination),
         };
         self.targets
             .insert(target.tgid, Pod(config), 0)
@@ -445,16 +477,17 @@ impl Session {
         let _ = self.threads.insert(tid, Pod(record), BPF_NOEXIST);
     }
 
-    /// Hands every item in the ring to `f`; returns how many and how many bytes.
-    pub fn drain(&mut self, mut f: impl FnMut(&[u8])) -> (u64, u64) {
-        let (mut items, mut bytes) = (0, 0);
+    /// Hands items in the ring to `f`, at most `max_bytes` of them (a busy host fills the ring as
+    /// fast as it is emptied); returns the bytes handed on, and whether there is more.
+    pub fn drain(&mut self, max_bytes: u64, mut f: impl FnMut(&[u8])) -> (u64, bool) {
+        let mut bytes = 0;
         let ring = &mut self.ring.get_mut().0;
-        while let Some(item) = ring.next() {
-            items += 1;
+        while bytes < max_bytes {
+            let Some(item) = ring.next() else { return (bytes, false) };
             bytes += item.len() as u64;
             f(&item);
         }
-        (items, bytes)
+        (bytes, true)
     }
 
     /// Waits until the ring is filling faster than the timer empties it. Cancel-safe.

@@ -52,6 +52,10 @@ impl Cpus {
                     same.comm = slice.comm;
                 }
                 same.sent_ns = same.sent_ns.max(slice.sent_ns);
+                // A task may be renamed while it runs; the later name is the closed slice's.
+                if slice.sent_ns >= same.sent_ns {
+                    same.comm = slice.comm;
+                }
             }
             _ => slices.insert(at, slice),
         }

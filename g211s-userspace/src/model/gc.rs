@@ -65,7 +65,7 @@ struct Draft {
 #[derive(Clone, Debug, Default)]
 pub struct GcTracker {
     /// `gcStart` hits (when, kind), ascending, not yet older than a cycle's beginning.
-    starts: Vec<(u64, u64)>,
+    starts: Vec<(u64, u32, u64)>,
     open: Option<Draft>,
     count: u64,
     last_start_ns: Option<u64>,
@@ -78,13 +78,13 @@ pub struct GcTracker {
 
 impl GcTracker {
     /// `runtime.gcStart` was hit.
-    pub fn gc_start(&mut self, ts_ns: u64, kind: u64) {
+    pub fn gc_start(&mut self, ts_ns: u64, tid: u32, kind: u64) {
         // Goroutines race for one cycle: the one before a stop counts. What no stop takes is not
         // kept for ever.
         if self.starts.len() >= 4096 {
             self.starts.drain(..2048);
         }
-        self.starts.push((ts_ns, kind));
+        self.starts.push((ts_ns, tid, kind));
     }
 
     /// A stop has ended. Returns the number of the cycle it belongs to and whether it was a retry.
@@ -102,7 +102,7 @@ impl GcTracker {
         match outcome {
             Outcome::Complete(stop) => match stop.reason() {
                 Some(StwReason::GcSweepTermination) => {
-                    self.begin(stop.start_ns);
+                    self.begin(stop.start_ns, Some(stop.stopper_tid));
                     let open = self.open.get_or_insert_default();
                     open.sweep = Some((stop.start_ns, stop.n, stop.end_ns));
                     (Some(open.n), false)
@@ -115,16 +115,21 @@ impl GcTracker {
     }
 
     /// A cycle begins at `start_ns`; what was open never ended.
-    fn begin(&mut self, start_ns: u64) {
+    fn begin(&mut self, start_ns: u64, stopper_tid: Option<u32>) {
         self.close(Some("mark termination"), None);
         self.count += 1;
-        let seen = self.starts.partition_point(|&(ts, _)| ts <= start_ns);
-        let trigger = self.starts.drain(..seen).next_back().and_then(|(_, kind)| match kind {
+        let seen = self.starts.partition_point(|&(ts, ..)| ts <= start_ns);
+        let starts = &self.starts[..seen];
+        // The stopper's own is the winner's; a goroutine that came to another thread while it waited
+        // for its turn leaves only the latest to go by.
+        let own = starts.iter().rev().find(|&&(_, tid, _)| Some(tid) == stopper_tid);
+        let trigger = own.or(starts.last()).and_then(|&(_, _, kind)| match kind {
             0 => Some("heap"),
             1 => Some("time"),
             2 => Some("cycle"),
             _ => None,
         });
+        self.starts.drain(..seen);
         self.open = Some(Draft { n: self.count, trigger, ..Draft::default() });
     }
 
@@ -167,7 +172,7 @@ impl GcTracker {
     fn part_of_stop(&mut self, stop: &IncompleteStop) -> Option<u64> {
         let what = match stop.reason_id.map(StwReason::from_number) {
             Some(Some(StwReason::GcSweepTermination)) => {
-                self.begin(stop.start_ns.unwrap_or(0));
+                self.begin(stop.start_ns.unwrap_or(0), None);
                 let open = self.open.get_or_insert_default();
                 open.sweep = stop.start_ns.map(|ts| (ts, stop.n, ts));
                 "sweep termination"
@@ -230,8 +235,8 @@ mod tests {
     #[test]
     fn a_cycle_with_a_retry_and_a_stop_of_another_kind_within() {
         let mut gc = GcTracker::default();
-        gc.gc_start(90, 1);
-        gc.gc_start(95, 0);
+        gc.gc_start(90, 7, 0);
+        gc.gc_start(95, 9, 1);
         assert_eq!(gc.stop(&stop(1, Sweep, 100, 120, false)), (Some(1), false));
         assert_eq!(gc.stop(&stop(2, ReadMemStats, 130, 140, false)), (None, false));
         assert_eq!(gc.stop(&stop(3, Mark, 150, 160, false)), (Some(1), true));

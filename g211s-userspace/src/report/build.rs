@@ -15,7 +15,7 @@ use super::{
         Alloc, Behind, BehindFor, BehindProcess, BlockingPolls, ByClass, ByKind, CauseReport,
         CauseTotal, DelayReport, Delays, Dist, Events, Gc, LateWakes, Netpoll, NonblockingPolls,
         PartOfStop, Report, Run, Runqueue, SCHEMA, StwReport, StwTotals, TargetInfo, TargetReport,
-        ThreadInStop, ThreadRow, Threads, Window,
+        ThreadInStop, ThreadRow, Threads, Throttling, Window,
     },
 };
 use crate::{
@@ -219,12 +219,8 @@ fn section(
         .iter()
         .map(|s| Span { start_ns: s.start_ns, end_ns: s.start_ns + s.total_ns })
         .collect();
-    let inside = hists.merged(&[
-        Hist::WokenInGc,
-        Hist::PreemptedInGc,
-        Hist::WokenInStw,
-        Hist::PreemptedInStw,
-    ]);
+    // Waits that began in a stop are on neither side: stops have other reasons than GC too.
+    let inside = hists.merged(&[Hist::WokenInGc, Hist::PreemptedInGc]);
     let outside = hists.merged(&[Hist::WokenOutside, Hist::PreemptedOutside]);
     TargetReport {
         target: target_info(info, model),
@@ -325,6 +321,7 @@ fn runqueue(h: &mut Histograms, c: &Interval) -> Runqueue {
         wakeup: h.dist(&woken, (c.woken, c.woken_ns)),
         preempted: h.dist(&preempted, (c.preempted, c.preempted_ns)),
         yielded: h.dist(&[Hist::Yielded], (c.yielded, c.yielded_ns)),
+        throttled: Throttling { count: c.throttled, ns: c.throttled_ns },
         outside_gc: by_kind(h, WokenOutside, PreemptedOutside),
         in_gc: by_kind(h, WokenInGc, PreemptedInGc),
         in_stw: by_kind(h, WokenInStw, PreemptedInStw),
@@ -363,8 +360,8 @@ fn alloc(c: &Interval, window: Window) -> Alloc {
         large: hits(Site::McacheAllocLarge),
         large_bytes: c.large_bytes,
         observed_ns: c.alloc_probes_ns,
-        refills_per_s: (c.alloc_probes_ns > 0)
-            .then(|| hits(Site::McacheRefill) as f64 * 1e9 / c.alloc_probes_ns as f64),
+        spans_per_s: (c.alloc_probes_ns > 0)
+            .then(|| c.alloc_hits as f64 * 1e9 / c.alloc_probes_ns as f64),
         sampled: c.alloc_probes_ns < window.duration_ns.saturating_sub(SAMPLED_SLACK_NS),
         mallocgc: hits(Site::MallocGc),
     }

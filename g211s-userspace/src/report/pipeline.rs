@@ -118,7 +118,7 @@ impl TargetModel {
 
     fn probe(&mut self, e: &ProbeEvent) {
         if e.site == Site::GcStart as u32 {
-            self.gc.gc_start(e.header.ts_ns, e.args[0]);
+            self.gc.gc_start(e.header.ts_ns, e.header.tid, e.args[0]);
         }
         self.stops.apply(e);
     }

@@ -224,6 +224,8 @@ pub struct Runqueue {
     pub in_stw: ByKind,
     /// Stays on a CPU.
     pub on_cpu: Dist,
+    /// CPU quotas.
+    pub throttled: Throttling,
 }
 
 /// Waits for a CPU by how they came about.
@@ -236,6 +238,16 @@ pub struct ByKind {
     pub wakeup: Dist,
     /// Preempted → running.
     pub preempted: Dist,
+}
+
+/// What the CPU quotas of the target's cgroup (and those above it) did.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Throttling {
+    /// Periods in which a quota ran out.
+    pub count: u64,
+    /// How long that kept the target off the CPUs. A throttled thread counts as waiting for a CPU, so
+    /// this is part of the waits.
+    pub ns: u64,
 }
 
 /// A target's threads as far as events tell.
@@ -582,8 +594,9 @@ pub struct Alloc {
     /// How long the probes of `refill` and `allocLarge` were attached: they stay only while their hits
     /// are few.
     pub observed_ns: u64,
-    /// `refills` over `observed_ns`; null if the probe never was attached.
-    pub refills_per_s: Option<f64>,
+    /// Spans taken by small and large allocations together, per second of `observed_ns`; null if the
+    /// probes never were attached.
+    pub spans_per_s: Option<f64>,
     /// Whether that was short looks instead of the whole run: then counts are samples.
     pub sampled: bool,
     /// Slow-path allocations (`(*mcache).nextFree`).

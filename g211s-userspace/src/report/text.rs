@@ -261,6 +261,16 @@ fn runqueue(out: &mut String, t: &TargetReport, style: Style) {
         row(out, "after sched_yield", &r.yielded);
     }
     row(out, "stays on a CPU", &r.on_cpu);
+    if r.throttled.count > 0 {
+        let line = format!(
+            "CPU quota: it ran out {} and kept the target off the CPUs for {} in all. The scheduler \
+             shows that as waiting, so part of the waits here and in the pauses is the quota's doing, \
+             whoever is named.",
+            plural(r.throttled.count, "time", "times"),
+            duration(r.throttled.ns)
+        );
+        wrap(out, "  ", "  ", &line, |s| style.alarm(s));
+    }
 }
 
 fn gc(out: &mut String, t: &TargetReport, style: Style) {
@@ -287,7 +297,7 @@ fn gc(out: &mut String, t: &TargetReport, style: Style) {
         row(out, "from start to start", &g.interval);
     }
     let a = &t.alloc;
-    if let Some(rate) = a.refills_per_s {
+    if let Some(rate) = a.spans_per_s {
         let how = if a.sampled {
             format!("estimated from looks of {} in all", duration(a.observed_ns))
         } else {

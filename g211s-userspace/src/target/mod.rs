@@ -8,6 +8,7 @@ use crate::elf::ElfError;
 use crate::go::{Binary, BinaryError};
 use crate::record::{AttachedProbe, Target, Unavailable};
 
+pub mod cgroup;
 pub mod procfs;
 
 use procfs::Procfs;
