@@ -305,6 +305,9 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
             () = sleep_until(deadline.into()) => break "duration",
             _ = second.tick() => run.every_second(),
             _ = counters.tick() => {
+                // The counters' time lets stops be judged, so what happened before it comes first,
+                // also where we have not run for long.
+                if !paused() { more = run.drain() }
                 run.intervals();
                 run.govern(true);
                 if !run.targets_alive() { break "target_exited" }
@@ -364,14 +367,7 @@ fn attach_probes(
                 .into(),
         });
     }
-    let plan = plan::plan(&resolved.binary, options).unwrap_or_else(|e| {
-        record.unavailable.push(Unavailable {
-            feature: "go_probes".into(),
-            why: e.to_string(),
-            costs: "no GC cycles and no pauses; run-queue delays and netpoll go on".into(),
-        });
-        plan::ProbePlan::default()
-    });
+    let plan = plan::plan_or_why(&resolved.binary, options);
     record.unavailable.extend(plan.unavailable);
     let mut attached = Vec::new();
     let mut alloc_probes = Vec::new();

@@ -69,14 +69,7 @@ pub fn examine(pid: Option<u32>) -> Result<Diagnosis, TargetError> {
 fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
     let resolved = target::resolve(&Procfs::default(), pid)?;
     let mut record = resolved.record(Vec::new(), Vec::new());
-    let plan = plan::plan(&resolved.binary, &PlanOptions::default()).unwrap_or_else(|e| {
-        record.unavailable.push(Unavailable {
-            feature: "go_probes".into(),
-            why: e.to_string(),
-            costs: "no GC cycles and no pauses; run-queue delays and netpoll go on".into(),
-        });
-        plan::ProbePlan::default()
-    });
+    let plan = plan::plan_or_why(&resolved.binary, &PlanOptions::default());
     record.unavailable.extend(plan.unavailable);
     Ok(TargetDiagnosis {
         pid,

@@ -251,6 +251,18 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
     Ok(plan)
 }
 
+/// As [`plan`]; where nothing can be probed, a plan that says only so.
+pub fn plan_or_why(binary: &Binary, options: &PlanOptions) -> ProbePlan {
+    plan(binary, options).unwrap_or_else(|e| ProbePlan {
+        probes: Vec::new(),
+        unavailable: vec![Unavailable {
+            feature: "go_probes".into(),
+            why: e.to_string(),
+            costs: "no GC cycles and no pauses; run-queue delays and netpoll go on".into(),
+        }],
+    })
+}
+
 /// Functions by which Go code polls without the runtime's netpoll (event-loop frameworks do). The
 /// linker drops functions that nobody calls, so their presence means use.
 const RAW_POLLS: [&str; 3] =
