@@ -331,7 +331,6 @@ fn host() -> Host {
         arch: std::env::consts::ARCH.into(),
         hostname: text(std::fs::read_to_string("/proc/sys/kernel/hostname")),
         cpus: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
-        clock_tick_hz: 0,
     }
 }
 

@@ -61,8 +61,6 @@ pub struct Host {
     pub hostname: String,
     /// CPUs online.
     pub cpus: u32,
-    /// `CONFIG_HZ`-like tick where known, else 0.
-    pub clock_tick_hz: u32,
 }
 
 /// How a run was made.

@@ -33,7 +33,6 @@ fn start(go_version: &str) -> Record {
             arch: "x86_64".into(),
             hostname: "host".into(),
             cpus: 2,
-            clock_tick_hz: 250,
         },
         settings: Settings {
             threshold_ns: MS,
