@@ -21,7 +21,16 @@ fn agree(what: &str, ours: u64, truth: u64) -> Result<()> {
     Ok(())
 }
 
+/// bpftrace is slow to begin and to end on a busy machine, and then fails itself: one repetition is
+/// allowed.
 fn against_bpftrace(workload: &str, version: &str) -> Result<()> {
+    compare(workload, version).or_else(|first| {
+        println!("repeated once because of: {first:#}");
+        compare(workload, version)
+    })
+}
+
+fn compare(workload: &str, version: &str) -> Result<()> {
     let service = Launch::new(workload, version).start()?;
     let load =
         if workload == "service" { Some(service.load("/work?kb=4", 4, 1500)?) } else { None };

@@ -31,7 +31,8 @@ impl Bpftrace {
 
     /// Stops it; what it wrote.
     pub fn stop(self) -> Result<Finished> {
-        self.0.stop(Signal::SIGINT, Duration::from_secs(30))
+        // It prints its maps first, then waits for the kernel to let its probes go.
+        self.0.stop(Signal::SIGINT, Duration::from_mins(2))
     }
 }
 
