@@ -83,9 +83,8 @@ fn attached_over_not_attached() -> Result<()> {
             quantile(ratios, 1.0),
         );
     }
-    // The aim is 0.99, which a saturated machine of two CPUs does not give yet (0.94 to 0.98 measured);
-    // the bound leaves room for its noise.
-    ensure!(median(&ours) >= 0.90, "g211s costs too much");
+    // The aim is 0.99; the bound leaves room for a shared machine.
+    ensure!(median(&ours) >= 0.95, "g211s costs too much");
     ensure!(theirs.is_empty() || median(&ours) >= median(&theirs), "bpftrace costs less");
     Ok(())
 }
