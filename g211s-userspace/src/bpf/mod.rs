@@ -7,14 +7,14 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{
         BtfTracePoint, ProgramError, TracePoint, UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
 use g211s_ebpf::{
-    config::{TargetConfig, ThreadRecord},
+    config::{CpuState, TargetConfig, ThreadRecord, target_entry, target_slot},
     counters::{LossCounters, TargetCounters},
     event::{
         EVENT_CLASSES, EventKind, Header, SITES, Site, THREAD_FINAL, ThreadEvent, ThreadState,
@@ -129,8 +129,8 @@ pub struct LoadOptions {
     pub full: bool,
     /// Size of the ring buffer, bytes: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
-    /// Targets at most.
-    pub targets: u32,
+    /// The targets, by their tgids in the initial PID namespace.
+    pub tgids: Vec<u32>,
     /// Threads at most, of all targets together.
     pub threads: u32,
     /// Let the kernel side log (aya-log) to stderr.
@@ -199,8 +199,6 @@ pub struct Loss {
     pub lost: [u64; EVENT_CLASSES],
     /// Threads without a record.
     pub threads_full: u64,
-    /// Context switches on the host.
-    pub switches: u64,
 }
 
 /// `T` as a map value.
@@ -213,6 +211,8 @@ struct Pod<T>(T);
 unsafe impl aya::Pod for Pod<TargetConfig> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Pod<ThreadRecord> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Pod<CpuState> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Pod<TargetCounters> {}
 // SAFETY: as above.
@@ -233,7 +233,11 @@ impl AsRawFd for Ring {
 pub struct Session {
     ebpf: Ebpf,
     ring: AsyncFd<Ring>,
-    targets: HashMap<MapData, u32, Pod<TargetConfig>>,
+    targets: Array<MapData, u64>,
+    configs: Array<MapData, Pod<TargetConfig>>,
+    cpus: Array<MapData, Pod<CpuState>>,
+    /// Which slot of `targets` a tgid has.
+    multiplier: u32,
     threads: HashMap<MapData, u32, Pod<ThreadRecord>>,
     counters: PerCpuArray<MapData, Pod<TargetCounters>>,
     hists: PerCpuArray<MapData, Pod<HistData>>,
@@ -258,14 +262,9 @@ impl log::Log for KernelLog {
 }
 
 /// Scheduler programs: program name and tracepoint, and whether the run is worthless without.
-const SCHED: [(&str, bool, &str); 8] = [
+const SCHED: [(&str, bool, &str); 7] = [
     ("sched_switch", true, ""),
-    ("sched_wakeup", true, ""),
-    (
-        "sched_waking",
-        false,
-        "wakeup delays leave out the time that the wakeup takes to reach a CPU",
-    ),
+    ("sched_waking", true, ""),
     ("sched_wakeup_new", false, "the first run of a new thread has no run-queue delay"),
     ("sched_migrate_task", false, "a wait that moved between CPUs is laid to the last CPU alone"),
     ("sched_process_fork", false, "threads born later are seen from their first switch on"),
@@ -301,6 +300,8 @@ impl Session {
         let (full, has_prev) = (u32::from(options.full), u32::from(facts.has_prev_state));
         let wake_at = u64::from(options.ring_bytes / 4);
         let log_level = if options.kernel_log { u8::MAX } else { 0 };
+        let multiplier = multiplier_for(&options.tgids);
+        let targets = options.tgids.len() as u32;
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&btf))
@@ -312,14 +313,16 @@ impl Session {
             .override_global("HAS_PREV_STATE", &has_prev, true)
             .override_global("THRESHOLD_NS", &options.threshold_ns, true)
             .override_global("STREAM_ALL", &full, true)
+            .override_global("TARGET_MULTIPLIER", &multiplier, true)
             .override_global("WAKE_AT", &wake_at, true)
             .override_global("AYA_LOG_LEVEL", &log_level, false)
             .map_max_entries("EVENTS", options.ring_bytes)
             .map_max_entries("CPUS", cpus as u32)
             .map_max_entries("THREADS", options.threads)
-            .map_max_entries("STATES", options.targets)
-            .map_max_entries("COUNTERS", options.targets)
-            .map_max_entries("HISTOGRAMS", options.targets * HISTS as u32);
+            .map_max_entries("CONFIGS", targets)
+            .map_max_entries("STATES", targets)
+            .map_max_entries("COUNTERS", targets)
+            .map_max_entries("HISTOGRAMS", targets * HISTS as u32);
         let mut ebpf = loader.load(OBJECT).map_err(|e| failed("loading the BPF object", &e))?;
 
         for (name, required, _) in SCHED {
@@ -348,7 +351,10 @@ impl Session {
             .map_err(|e| failed("watching the ring buffer", &e.into_parts().1))?;
         let map_error = |e: aya::maps::MapError| failed("opening a map", &e);
         Ok(Self {
-            targets: HashMap::try_from(take(&mut ebpf, "TARGETS")?).map_err(map_error)?,
+            targets: Array::try_from(take(&mut ebpf, "TARGETS")?).map_err(map_error)?,
+            configs: Array::try_from(take(&mut ebpf, "CONFIGS")?).map_err(map_error)?,
+            cpus: Array::try_from(take(&mut ebpf, "CPUS")?).map_err(map_error)?,
+            multiplier,
             threads: HashMap::try_from(take(&mut ebpf, "THREADS")?).map_err(map_error)?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error)?,
             hists: PerCpuArray::try_from(take(&mut ebpf, "HISTOGRAMS")?).map_err(map_error)?,
@@ -362,7 +368,7 @@ impl Session {
     /// Attaches the scheduler's tracepoints. What is not vital and fails is reported, not fatal.
     ///
     /// # Errors
-    /// [`BpfError`] if `sched_switch` or `sched_wakeup` cannot be attached.
+    /// [`BpfError`] if `sched_switch` or `sched_waking` cannot be attached.
     pub fn attach_sched(&mut self) -> Result<Vec<Unavailable>, BpfError> {
         let mut unavailable = Vec::new();
         for (name, required, costs) in SCHED {
@@ -452,20 +458,22 @@ impl Session {
     /// [`BpfError`] if the table refuses.
     pub fn watch(&mut self, target: TargetRequest) -> Result<(), BpfError> {
         let config = TargetConfig {
-            index: target.index.into(),
             reason_sweep_term: target.reason_sweep_term,
             close_site: target.close_site as u32,
             has_mark_termination: u32::from(target.has_mark_termination),
+            reserved: 0,
         };
-        self.targets
-            .insert(target.tgid, Pod(config), 0)
-            .map_err(|e| failed(format!("watching process {}", target.tgid), &e))
+        let index = u32::from(target.index);
+        let refused = |e| failed(format!("watching process {}", target.tgid), &e);
+        self.configs.set(index, Pod(config), 0).map_err(refused)?;
+        let slot = target_slot(target.tgid, self.multiplier);
+        self.targets.set(slot, target_entry(target.tgid, index), 0).map_err(refused)
     }
 
     /// Stops watching a target: the moment at which every program stops counting it.
     pub fn unwatch(&mut self, tgid: u32) {
-        // Not there any more is as good.
-        let _ = self.targets.remove(&tgid);
+        // An array's value can always be written.
+        let _ = self.targets.set(target_slot(tgid, self.multiplier), 0, 0);
     }
 
     /// Tells the kernel side the state of a thread that it has not seen yet; what it has seen
@@ -589,9 +597,13 @@ impl Session {
                 loss.lost[class] += l.lost[class];
             }
             loss.threads_full += l.threads_full;
-            loss.switches += l.switches;
         }
         Ok(loss)
+    }
+
+    /// Context switches on the host since attach.
+    pub fn switches(&self) -> u64 {
+        self.cpus.iter().filter_map(Result::ok).map(|Pod(c)| c.ended).sum()
     }
 
     /// Takes a thread that has exited out of the table; `None` if it is not there, or has not left
@@ -661,6 +673,18 @@ impl Session {
         costs.sort_by(|a, b| a.name.cmp(&b.name));
         costs
     }
+}
+
+/// A multiplier under which each of `tgids` has a slot of `TARGETS` to itself.
+fn multiplier_for(tgids: &[u32]) -> u32 {
+    // Odd multiples of Knuth's hash constant; with 64 targets in 4,096 slots more than half will do.
+    let mut candidates = (0..1_000_000_u32).map(|k| (2 * k + 1).wrapping_mul(0x9e37_79b1));
+    let fits = |&multiplier: &u32| {
+        let mut slots: Vec<u32> = tgids.iter().map(|&t| target_slot(t, multiplier)).collect();
+        slots.sort_unstable();
+        slots.windows(2).all(|pair| pair[0] != pair[1])
+    };
+    candidates.find(fits).unwrap_or(1)
 }
 
 /// A thread's sums, its present interval included up to `now_ns`.
