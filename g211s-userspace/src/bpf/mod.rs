@@ -1,9 +1,7 @@
-//! The only room that names aya: loads the embedded object, attaches, drains, reads maps, and
-//! detaches by dropping. Must not know what events mean.
+//! The only room that names aya: loads the embedded object, attaches, drains, and detaches by
+//! dropping (`read` has what it reads from the maps). Must not know what events mean.
 
-use std::{
-    collections::BTreeMap, fs, io, io::Write as _, num::NonZeroU32, os::fd::AsRawFd, path::PathBuf,
-};
+use std::{fs, io, io::Write as _, num::NonZeroU32, os::fd::AsRawFd, path::PathBuf};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -16,20 +14,23 @@ use aya::{
 use g211s_ebpf::{
     config::{CpuState, TargetConfig, ThreadRecord, target_entry, target_slot},
     counters::{LossCounters, TargetCounters},
-    event::{
-        EVENT_CLASSES, EventKind, Header, SITES, Site, THREAD_FINAL, ThreadEvent, ThreadState,
-    },
+    event::{Site, ThreadState},
     hist::{HISTS, HistData},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::record::{Hists, Interval, ProgramCost, SparseHist, ThreadTotals, Unavailable};
+use crate::record::Unavailable;
 
+mod error;
 pub mod features;
 pub mod kernel_btf;
+mod read;
 mod tracefs;
 
+pub use error::{BpfError, NEEDS};
+use error::{failed, not_loaded};
 use kernel_btf::KernelFacts;
+pub use read::Loss;
 pub use tracefs::ensure as ensure_tracefs;
 
 /// The BPF object that build.rs made; empty in a build without the eBPF toolchain.
@@ -37,88 +38,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("G211S_BPF_OBJECT"));
 
 /// Where the kernel publishes its types.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
-
-/// What an old kernel lacks.
-pub const NEEDS: &str = "g211s needs 5.15+ (5.8 for the BPF ring buffer, 5.15 for uprobe cookies)";
-
-/// Why the kernel side could not be set up. Each message says what failed and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum BpfError {
-    /// The build has no eBPF object in it.
-    #[error(
-        "this build of g211s carries no eBPF object: run `cargo xtask setup` and build it again"
-    )]
-    NoObject,
-    /// No BTF.
-    #[error(
-        "{VMLINUX_BTF}: {0}; g211s needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (most \
-         distributions' are)"
-    )]
-    NoBtf(#[source] io::Error),
-    /// BTF that lacks something.
-    #[error(transparent)]
-    Btf(#[from] kernel_btf::BtfError),
-    /// A kernel that lacks what the programs call.
-    #[error("kernel {release} refused {what}: {NEEDS}")]
-    OldKernel {
-        /// Its release.
-        release: String,
-        /// What was tried.
-        what: String,
-    },
-    /// Refused for want of privileges.
-    #[error(
-        "the kernel refused {what}: {why}; run g211s as root, or with CAP_BPF, CAP_PERFMON and \
-         CAP_SYS_PTRACE"
-    )]
-    Privileges {
-        /// What was tried.
-        what: String,
-        /// What the kernel said.
-        why: String,
-    },
-    /// Anything else.
-    #[error("{what}: {why}")]
-    Other {
-        /// What was tried.
-        what: String,
-        /// What went wrong.
-        why: String,
-    },
-}
-
-fn failed(what: impl Into<String>, e: &(dyn std::error::Error + 'static)) -> BpfError {
-    let what = what.into();
-    let mut why = e.to_string();
-    let mut permission = false;
-    let mut source = Some(e);
-    while let Some(s) = source {
-        if let Some(io) = s.downcast_ref::<io::Error>() {
-            permission |= io.kind() == io::ErrorKind::PermissionDenied;
-        }
-        let text = s.to_string();
-        if !why.contains(&text) {
-            why = format!("{why}: {text}");
-        }
-        source = s.source();
-    }
-    // The verifier's log can be megabytes; its end says what it did not like.
-    if let Some(at) = why.char_indices().rev().nth(2000).map(|(at, _)| at) {
-        why = format!("… {}", &why[at..]);
-    }
-    if permission { BpfError::Privileges { what, why } } else { BpfError::Other { what, why } }
-}
-
-/// A program did not load. On a kernel that is too old that is the reason, and not the verifier's log,
-/// which says it in its own way.
-fn not_loaded(name: &str, e: &ProgramError) -> BpfError {
-    let what = format!("loading {name}");
-    let error = failed(what.as_str(), e);
-    if matches!(error, BpfError::Other { .. }) && features::kernel_is_old() {
-        return BpfError::OldKernel { release: features::release(), what };
-    }
-    error
-}
 
 /// What is fixed at load.
 #[derive(Clone, Debug)]
@@ -188,17 +107,6 @@ pub struct TargetRequest {
     pub close_site: Site,
     /// Whether `gcMarkTermination` is probed.
     pub has_mark_termination: bool,
-}
-
-/// What became of the events so far, summed over CPUs, indexed by `EventKind`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Loss {
-    /// Wanted to be sent.
-    pub produced: [u64; EVENT_CLASSES],
-    /// Found the ring full.
-    pub lost: [u64; EVENT_CLASSES],
-    /// Threads without a record.
-    pub threads_full: u64,
 }
 
 /// `T` as a map value.
@@ -513,166 +421,6 @@ impl Session {
             log.flush();
         }
     }
-
-    /// A target's counters, summed over CPUs.
-    ///
-    /// # Errors
-    /// [`BpfError`] if the map cannot be read.
-    pub fn counters(&self, target: u8, ts_ns: u64) -> Result<Interval, BpfError> {
-        let values = self
-            .counters
-            .get(&u32::from(target), 0)
-            .map_err(|e| failed("reading the counters", &e))?;
-        let mut i = Interval { ts_ns, target, hits: vec![0; SITES], ..Interval::default() };
-        for Pod(c) in values.iter() {
-            i.woken += c.woken;
-            i.woken_ns += c.woken_ns;
-            i.preempted += c.preempted;
-            i.preempted_ns += c.preempted_ns;
-            i.yielded += c.yielded;
-            i.yielded_ns += c.yielded_ns;
-            i.oncpu += c.oncpu;
-            i.oncpu_ns += c.oncpu_ns;
-            i.epoll_nonblocking += c.epoll_nonblocking;
-            i.epoll_blocking += c.epoll_blocking;
-            i.epoll_slept += c.epoll_slept;
-            i.epoll_slept_ns += c.epoll_slept_ns;
-            i.epoll_events += c.epoll_events;
-            i.epoll_empty += c.epoll_empty;
-            i.epoll_late += c.epoll_late;
-            i.epoll_late_ns += c.epoll_late_ns;
-            i.stw += c.stw;
-            i.gc += c.gc;
-            i.large_bytes += c.large_bytes;
-            for (sum, n) in i.hits.iter_mut().zip(c.hits) {
-                *sum += n;
-            }
-        }
-        Ok(i)
-    }
-
-    /// A target's histograms, summed over CPUs.
-    ///
-    /// # Errors
-    /// [`BpfError`] if the map cannot be read.
-    pub fn hists(&self, target: u8, ts_ns: u64) -> Result<Hists, BpfError> {
-        let mut hists = BTreeMap::new();
-        for hist in 0..HISTS as u32 {
-            let values = self
-                .hists
-                .get(&(u32::from(target) * HISTS as u32 + hist), 0)
-                .map_err(|e| failed("reading the histograms", &e))?;
-            let mut sum = HistData::EMPTY;
-            for Pod(h) in values.iter() {
-                sum.count += h.count;
-                sum.sum += h.sum;
-                sum.max = sum.max.max(h.max);
-                for (s, b) in sum.buckets.iter_mut().zip(h.buckets) {
-                    *s += b;
-                }
-            }
-            let buckets = sum
-                .buckets
-                .iter()
-                .enumerate()
-                .filter(|&(_, &n)| n > 0)
-                .map(|(b, &n)| (b as u16, n))
-                .collect();
-            let sparse = SparseHist { count: sum.count, sum: sum.sum, max: sum.max, buckets };
-            hists.insert(hist as u8, sparse);
-        }
-        Ok(Hists { ts_ns, target, hists })
-    }
-
-    /// What became of the events so far.
-    ///
-    /// # Errors
-    /// [`BpfError`] if the map cannot be read.
-    pub fn loss(&self) -> Result<Loss, BpfError> {
-        let values = self.loss.get(&0, 0).map_err(|e| failed("reading the loss counters", &e))?;
-        let mut loss = Loss::default();
-        for Pod(l) in values.iter() {
-            for class in 0..EVENT_CLASSES {
-                loss.produced[class] += l.produced[class];
-                loss.lost[class] += l.lost[class];
-            }
-            loss.threads_full += l.threads_full;
-        }
-        Ok(loss)
-    }
-
-    /// Context switches on the host since attach.
-    pub fn switches(&self) -> u64 {
-        self.cpus.iter().filter_map(Result::ok).map(|Pod(c)| c.ended).sum()
-    }
-
-    /// Takes a thread that has exited out of the table; `None` if it is not there, or has not left
-    /// its CPU for the last time yet.
-    pub fn take_exited(&mut self, tid: u32) -> Option<ThreadTotals> {
-        let Pod(record) = self.threads.get(&tid, 0).ok()?;
-        if record.state != ThreadState::Exited as u8 {
-            return None;
-        }
-        // Gone already is as good.
-        let _ = self.threads.remove(&tid);
-        Some(totals(tid, &record, record.since_ns))
-    }
-
-    /// For each thread still known: the interval that it is in now, as an event, and what it did in
-    /// all. Call after [`Self::unwatch`], when the kernel side has stopped changing the table.
-    pub fn final_threads(
-        &self,
-        now_ns: u64,
-        window: impl Fn(u8) -> u32,
-    ) -> (Vec<ThreadEvent>, Vec<ThreadTotals>) {
-        let mut threads: Vec<_> =
-            self.threads.iter().filter_map(Result::ok).map(|(tid, Pod(r))| (tid, r)).collect();
-        threads.sort_unstable_by_key(|&(tid, _)| tid);
-        let all = threads.iter().map(|(tid, r)| totals(*tid, r, now_ns)).collect();
-        let events = threads
-            .iter()
-            .filter(|(_, r)| r.state != ThreadState::Exited as u8)
-            .map(|&(tid, r)| ThreadEvent {
-                header: Header {
-                    ts_ns: now_ns,
-                    kind: EventKind::Thread as u8,
-                    target: r.target,
-                    cpu: r.cpu,
-                    tid,
-                },
-                since_ns: r.since_ns,
-                queued_ns: r.queued_ns,
-                window: window(r.target),
-                syscall: r.syscall,
-                peer_tid: 0,
-                prev_cpu: r.cpu,
-                from: r.state,
-                to: r.state,
-                flags: THREAD_FINAL,
-                reserved: 0,
-            })
-            .collect();
-        (events, all)
-    }
-
-    /// Time spent in each program, where `kernel.bpf_stats_enabled` (or [`enable_stats`]) is on.
-    pub fn program_costs(&self) -> Vec<ProgramCost> {
-        let mut costs: Vec<_> = self
-            .ebpf
-            .programs()
-            .filter_map(|(name, p)| {
-                let info = p.info().ok()?;
-                let counted = info.run_count() > 0;
-                Some(ProgramCost {
-                    name: name.to_owned(),
-                    runs: counted.then(|| info.run_count()),
-                    run_ns: counted.then(|| info.run_time().as_nanos() as u64),
-                })
-            })
-            .collect();
-        costs.sort_by(|a, b| a.name.cmp(&b.name));
-        costs
-    }
 }
 
 /// A multiplier under which each of `tgids` has a slot of `TARGETS` to itself.
@@ -685,20 +433,6 @@ fn multiplier_for(tgids: &[u32]) -> u32 {
         slots.windows(2).all(|pair| pair[0] != pair[1])
     };
     candidates.find(fits).unwrap_or(1)
-}
-
-/// A thread's sums, its present interval included up to `now_ns`.
-fn totals(tid: u32, r: &ThreadRecord, now_ns: u64) -> ThreadTotals {
-    let (mut state_ns, mut state_count) = (r.state_ns, r.state_count);
-    if r.since_ns != 0
-        && now_ns > r.since_ns
-        && let Some(ns) = state_ns.get_mut(usize::from(r.state))
-    {
-        *ns += now_ns - r.since_ns;
-        state_count[usize::from(r.state)] += 1;
-    }
-    let exited = r.state == ThreadState::Exited as u8;
-    ThreadTotals { target: r.target, tid, exited, state_ns, state_count }
 }
 
 /// Makes the kernel time every BPF program while the returned descriptor lives (5.8+). Costs each
