@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use g211s_ebpf::config::MAX_TARGETS;
-use g211s_ebpf::event::{EVENT_CLASSES, EventKind, Life, NO_TARGET, Site, ThreadState};
+use g211s_ebpf::event::{EVENT_CLASSES, Life, NO_TARGET, Site, ThreadState};
 use nix::{
     sys::{
         resource::{UsageWho, getrusage},
@@ -27,7 +27,7 @@ use crate::{
     allocs::{Action, Governor, LOOK},
     bpf::{self, LoadOptions, Loss, ProbeHandle, ProbeRequest, Session, TargetRequest},
     cli::{ExtraProbe, WatchArgs},
-    event::Event,
+    event::{Event, by_class},
     go::plan,
     model::reason::StwReason,
     record::{
@@ -783,9 +783,6 @@ impl Run {
         let cpu = |u: &nix::sys::resource::Usage| {
             (u.user_time().num_microseconds() + u.system_time().num_microseconds()) as u64 * 1000
         };
-        let by_class = |n: &[u64; EVENT_CLASSES]| {
-            CLASSES.iter().map(|&(kind, name)| (name.to_owned(), n[kind as usize])).collect()
-        };
         let end = RunEnd {
             end_ns,
             reason: reason.into(),
@@ -816,11 +813,3 @@ impl Run {
         sinks
     }
 }
-
-/// Event classes and their names in reports.
-pub const CLASSES: [(EventKind, &str); 4] = [
-    (EventKind::Thread, "thread"),
-    (EventKind::Slice, "slice"),
-    (EventKind::Probe, "probe"),
-    (EventKind::Life, "life"),
-];
