@@ -6,6 +6,8 @@ use crate::elf::pclntab::{Function, Pclntab};
 use crate::elf::sites::{FunctionCode, MAX_CODE, SiteError};
 use crate::elf::{EM_X86_64, ElfError, ElfFile, ReadAt};
 
+pub mod globals;
+pub mod offsets;
 pub mod plan;
 pub mod version;
 

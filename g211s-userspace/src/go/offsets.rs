@@ -1,0 +1,106 @@
+//! Where the fields of the Go runtime's structs lie in one Go version: from the table that
+//! `cargo xtask offsets` measured on real toolchains. Must not know what a field means, nor
+//! processes.
+
+use std::sync::LazyLock;
+
+pub use g211s_layout::table::Field;
+use g211s_layout::table::{Layout, Match, Release, Table};
+
+use super::version::GoVersion;
+
+/// Where the offsets came from: how far they may be believed before a live check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Measured on this very version.
+    Exact,
+    /// Measured on another patch of the same minor version (named), or on one whose runtime differs
+    /// by an experiment. Fields have moved between patches before.
+    NearestPatch(String),
+    /// The version is newer than all that were measured; this is the newest.
+    NewerThanKnown(String),
+    /// From the executable's own DWARF.
+    Dwarf,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact => write!(f, "measured on this Go version"),
+            Self::NearestPatch(v) => write!(f, "measured on go{v}, the nearest release known"),
+            Self::NewerThanKnown(v) => write!(f, "measured on go{v}, older than this Go version"),
+            Self::Dwarf => write!(f, "from the executable's debug information"),
+        }
+    }
+}
+
+/// The offsets of one Go version.
+#[derive(Clone, Debug)]
+pub struct Offsets {
+    layout: Layout,
+    source: Source,
+}
+
+/// Only amd64 so far: [`super::Binary::load`] refuses other machines.
+static TABLE: LazyLock<Result<Table, serde_json::Error>> =
+    LazyLock::new(|| serde_json::from_str(include_str!("offsets/amd64.json")));
+
+impl Offsets {
+    /// Those of a version: measured on it, else on the nearest patch of its minor version, else on
+    /// the newest version known. [`source`](Self::source) says which.
+    pub fn for_version(version: &GoVersion) -> Self {
+        let empty = || (Layout::default(), Source::NewerThanKnown("1.0.0".to_owned()));
+        let wanted = Release { minor: version.minor, patch: version.patch };
+        let found = TABLE.as_ref().ok().and_then(|t| Some((t, t.nearest(wanted)?)));
+        let (layout, source) = found.map_or_else(empty, |(table, (release, how))| {
+            let source = match how {
+                // A pre-release has its release's number, and need not have its layout.
+                Match::Exact if version.pre.is_none() && !version.devel => Source::Exact,
+                Match::Exact => Source::NearestPatch(release.to_string()),
+                Match::Nearest(r) => Source::NearestPatch(r.to_string()),
+                Match::Newer(r) => Source::NewerThanKnown(r.to_string()),
+            };
+            (table.layout(release), source)
+        });
+        Self { layout, source }
+    }
+
+    /// A field of a struct, e.g. (`runtime.g`, `atomicstatus`); nested as `sched.sp`.
+    pub fn field(&self, strukt: &str, field: &str) -> Option<Field> {
+        self.layout.structs.get(strukt)?.fields.get(field).copied()
+    }
+
+    /// A struct's size, bytes.
+    pub fn size_of(&self, strukt: &str) -> Option<u32> {
+        self.layout.structs.get(strukt).map(|s| s.size)
+    }
+
+    /// The name of a value: `waitReason` as the runtime prints it (`chan receive`), `gStatus` and
+    /// `pStatus` as in its source (`_Grunning`). A status may carry flags: mask them off.
+    pub fn enum_name(&self, which: &str, value: u64) -> Option<&str> {
+        let names = self.layout.enums.get(which)?;
+        let name = names.get(usize::try_from(value).ok()?)?;
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// Where they came from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(version: &str) -> Offsets {
+        Offsets::for_version(&GoVersion::parse(version).expect("parses"))
+    }
+
+    #[test]
+    fn the_source_is_told() {
+        assert_eq!(of("go1.27.3").source(), &Source::Exact);
+        assert_eq!(of("go1.27.99").source(), &Source::NearestPatch("1.27.3".to_owned()));
+        assert_eq!(of("go1.28.0").source(), &Source::NewerThanKnown("1.27.3".to_owned()));
+    }
+}
