@@ -9,6 +9,8 @@ use crate::go::offsets::{Field, Offsets};
 pub mod bias;
 mod checks;
 pub mod memory;
+#[cfg(test)]
+mod tests;
 
 use memory::{Memory, MemoryError};
 
