@@ -14,4 +14,5 @@ pub mod order;
 pub mod record;
 pub mod recording;
 pub mod report;
+pub mod runtime;
 pub mod target;

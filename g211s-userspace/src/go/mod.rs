@@ -6,6 +6,8 @@ use crate::elf::pclntab::{Function, Pclntab};
 use crate::elf::sites::{FunctionCode, MAX_CODE, SiteError};
 use crate::elf::{EM_X86_64, ElfError, ElfFile, ReadAt};
 
+pub mod globals;
+pub mod offsets;
 pub mod plan;
 pub mod version;
 
@@ -120,6 +122,22 @@ impl Binary {
         self.elf.is_dyn && !self.elf.has_interp()
     }
 
+    /// Where it is entered, before the load bias.
+    pub fn entry(&self) -> u64 {
+        self.elf.entry
+    }
+
+    /// Its loaded segments: virtual address, offset in the file.
+    pub fn load_segments(&self) -> Vec<(u64, u64)> {
+        let loads = self.elf.segments.iter().filter(|s| s.is_load());
+        loads.map(|s| (s.va, s.offset)).collect()
+    }
+
+    /// The file.
+    pub(crate) fn elf(&self) -> &ElfFile {
+        &self.elf
+    }
+
     /// `-buildmode`, where built in.
     pub fn build_mode(&self) -> Option<&str> {
         self.build.setting("-buildmode")
@@ -148,6 +166,11 @@ pub struct Code {
 }
 
 impl Code {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Decodes it from end to end.
     pub fn decode(&self) -> Result<FunctionCode<'_>, SiteError> {
         FunctionCode::decode(&self.bytes, self.va, self.file_offset)
