@@ -6,7 +6,10 @@ use crate::go::Binary;
 use crate::go::globals::{Global, Globals};
 use crate::go::offsets::{Field, Offsets};
 
+pub mod histogram;
 pub mod memory;
+pub mod sampling;
+pub mod snapshot;
 
 use memory::{Memory, MemoryError};
 
