@@ -120,6 +120,41 @@ impl Table {
         table
     }
 
+    /// From JSON.
+    pub fn from_text(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// As JSON, a line for each field: a change of one is a change of one line.
+    pub fn to_text(&self) -> Result<String, serde_json::Error> {
+        let mut structs = Vec::new();
+        for (name, history) in &self.structs {
+            let fields = history
+                .fields
+                .iter()
+                .map(|(field, since)| Ok(format!("{}:{}", json(field)?, json(since)?)))
+                .collect::<Result<Vec<_>, serde_json::Error>>()?;
+            structs.push(format!(
+                "{}:{{\"size\":{},\"fields\":{{\n{}}}}}",
+                json(name)?,
+                json(&history.size)?,
+                fields.join(",\n")
+            ));
+        }
+        let mut enums = Vec::new();
+        for (name, since) in &self.enums {
+            let lines = since.iter().map(json).collect::<Result<Vec<_>, _>>()?;
+            enums.push(format!("{}:[\n{}]", json(name)?, lines.join(",\n")));
+        }
+        Ok(format!(
+            "{{\"arch\":{},\n\"versions\":{},\n\"structs\":{{\n{}}},\n\"enums\":{{\n{}}}}}\n",
+            json(&self.arch)?,
+            json(&self.versions)?,
+            structs.join(",\n"),
+            enums.join(",\n")
+        ))
+    }
+
     /// The measured version that stands for `wanted`; `None` for an empty table, and for what is
     /// older than all of it.
     pub fn nearest(&self, wanted: Release) -> Option<(Release, Match)> {
@@ -157,6 +192,10 @@ impl Table {
         }
         layout
     }
+}
+
+fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json::Error> {
+    serde_json::to_string(value)
 }
 
 fn history<T: PartialEq>(

@@ -348,3 +348,21 @@ pub const WANTED: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+
+/// A variable whose type has no name in every version, and the name that stands for it in [`WANTED`].
+pub const WORK: (&str, &str) = ("runtime.work", "runtime.workType");
+
+/// Enumerations, what their constants' names begin with, and whether a capital follows (`_Pidle` is
+/// a status, `_PROT_READ` is not).
+pub const ENUMS: &[(&str, &str, bool)] = &[
+    ("gStatus", "runtime._G", false),
+    ("pStatus", "runtime._P", false),
+    ("mSpanState", "runtime.mSpan", true),
+    ("specialKind", "runtime._KindSpecial", true),
+    ("gcMarkWorkerMode", "runtime.gcMarkWorker", true),
+];
+
+/// Enumerations whose texts the runtime itself keeps, and the variable that holds them
+/// (`[...]string`, by value).
+pub const TEXTS: &[(&str, &str)] =
+    &[("waitReason", "runtime.waitReasonStrings"), ("stwReason", "runtime.stwReasonStrings")];

@@ -13,6 +13,10 @@ use crate::proc::output_of;
 pub const NEW: &str = "1.27.3";
 /// The oldest.
 pub const OLD: &str = "1.21.13";
+/// One between, where much had moved.
+pub const MIDDLE: &str = "1.24.11";
+/// One of each minor version between: long variants (`cargo xtask test --all`).
+pub const OTHERS: [&str; 4] = ["1.22.10", "1.23.9", "1.25.5", "1.26.6"];
 
 /// How a workload is linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +29,26 @@ pub enum Mode {
     Pie,
     /// Position independent, without symbols.
     PieStripped,
+    /// Position independent without a dynamic loader, by the C linker.
+    StaticPie,
+    /// The same, without symbols.
+    StaticPieStripped,
+    /// With C code in it.
+    Cgo,
+    /// The same, without symbols.
+    CgoStripped,
 }
 
 impl Mode {
-    /// All of them.
+    /// All that need no C compiler.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Stripped, Self::Pie, Self::PieStripped];
+    /// Each way of linking: with symbols, and the same without.
+    pub const TWINS: [(Self, Self); 4] = [
+        (Self::Plain, Self::Stripped),
+        (Self::Pie, Self::PieStripped),
+        (Self::StaticPie, Self::StaticPieStripped),
+        (Self::Cgo, Self::CgoStripped),
+    ];
 
     /// Its name, as in file names.
     pub fn name(self) -> &'static str {
@@ -38,16 +57,35 @@ impl Mode {
             Self::Stripped => "stripped",
             Self::Pie => "pie",
             Self::PieStripped => "pie-stripped",
+            Self::StaticPie => "static-pie",
+            Self::StaticPieStripped => "static-pie-stripped",
+            Self::Cgo => "cgo",
+            Self::CgoStripped => "cgo-stripped",
         }
     }
 
     fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::Plain => &[],
-            Self::Stripped => &["-ldflags=-s -w"],
+            Self::Plain | Self::Cgo => &[],
+            Self::Stripped | Self::CgoStripped => &["-ldflags=-s -w"],
             Self::Pie => &["-buildmode=pie"],
             Self::PieStripped => &["-buildmode=pie", "-ldflags=-s -w"],
+            Self::StaticPie => &[
+                "-buildmode=pie",
+                "-tags=netgo,osusergo",
+                "-ldflags=-linkmode=external -extldflags=-static-pie",
+            ],
+            Self::StaticPieStripped => &[
+                "-buildmode=pie",
+                "-tags=netgo,osusergo",
+                "-ldflags=-s -w -linkmode=external -extldflags=-static-pie",
+            ],
         }
+    }
+
+    /// Whether a C compiler is needed.
+    pub fn needs_cc(self) -> bool {
+        matches!(self, Self::StaticPie | Self::StaticPieStripped | Self::Cgo | Self::CgoStripped)
     }
 }
 
@@ -86,7 +124,7 @@ pub fn build(name: &str, version: &str, mode: Mode) -> Result<PathBuf> {
         ("GOENV", "off"),
         ("GOFLAGS", ""),
         ("GOWORK", "off"),
-        ("CGO_ENABLED", "0"),
+        ("CGO_ENABLED", if mode.needs_cc() { "1" } else { "0" }),
     ] {
         go.env(key, value);
     }

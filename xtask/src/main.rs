@@ -1,7 +1,8 @@
 //! g211s's own chores. Each verb first sets up what it needs (`setup`), so that on a machine with
 //! nothing but Rust the verb is all there is to type.
 //!
-//! Rooms: `setup` (what is missing, and getting it), `toolchain` (what is there), `demo`, `test`.
+//! Rooms: `setup` (what is missing, and getting it), `toolchain` (what is there), `demo`, `test`,
+//! `offsets` (the table of the Go runtime's structs).
 //! Child processes and Go builds come from the tests' harness.
 
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod demo;
+mod offsets;
 mod setup;
 mod test;
 mod toolchain;
@@ -30,6 +32,8 @@ enum Verb {
     Demo(demo::Options),
     /// Set up, then lints, unit tests, and the scenarios on this machine's kernel (need root)
     Test(test::Options),
+    /// Measure the Go runtime's structs on every Go release that can be had, into the table of g211s
+    Offsets(offsets::Options),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Build => setup::run(setup::Purpose::Build).and_then(|()| toolchain::build()),
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
+        Verb::Offsets(options) => offsets::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

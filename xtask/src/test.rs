@@ -9,7 +9,8 @@ use crate::{setup, toolchain};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Run the long variants as well: full durations, 200 attach cycles, the cost comparison
+    /// Run the long variants as well: full durations, 200 attach cycles, the cost comparison,
+    /// a Go of each minor version
     #[arg(long)]
     all: bool,
     /// Run only the scenarios of this file (e.g. `gc_truth`), or else the tests whose name contains
@@ -22,7 +23,8 @@ pub(crate) struct Options {
 const SUITE: &str = "package(g211s-tests) and kind(test)";
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::run(setup::Purpose::Test)?;
+    let purpose = if options.all { setup::Purpose::TestAll } else { setup::Purpose::Test };
+    setup::run(purpose)?;
     if options.filter.is_none() {
         toolchain::run_cargo(&["fmt", "--all", "--check"])?;
         toolchain::run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;

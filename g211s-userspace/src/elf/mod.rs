@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 
 pub mod buildinfo;
 pub mod pclntab;
+pub mod refs;
 pub mod sites;
 
 /// Most bytes of one table that are read into memory at once.

@@ -150,6 +150,11 @@ pub struct Code {
 }
 
 impl Code {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Decodes it from end to end.
     pub fn decode(&self) -> Result<FunctionCode<'_>, SiteError> {
         FunctionCode::decode(&self.bytes, self.va, self.file_offset)

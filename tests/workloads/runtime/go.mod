@@ -1,0 +1,3 @@
+module g211s.test/runtime
+
+go 1.21
