@@ -6,7 +6,7 @@
 //! a stranger's. Must not know processes, probes or anything of Go outside `buildinfo`/`pclntab`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 pub mod buildinfo;
@@ -37,6 +37,9 @@ const PF_X: u32 = 1;
 const PF_W: u32 = 2;
 const SHT_SYMTAB: u32 = 2;
 const SHT_NOBITS: u32 = 8;
+const SHF_COMPRESSED: u64 = 0x800;
+const ELFCOMPRESS_ZLIB: u32 = 1;
+const CHDR_LEN: usize = 24;
 const DT_NULL: u64 = 0;
 const DT_RELA: u64 = 7;
 const DT_RELASZ: u64 = 8;
@@ -148,6 +151,7 @@ pub struct Section {
     /// Its name.
     pub name: String,
     kind: u32,
+    flags: u64,
     /// Where it is mapped; 0 where it is not.
     pub va: u64,
     /// Where it begins in the file.
@@ -164,6 +168,8 @@ pub struct ElfFile {
     pub is_dyn: bool,
     /// `e_machine`.
     pub machine: u16,
+    /// `e_entry`: where the kernel, or the dynamic loader, enters it.
+    pub entry: u64,
     /// Program headers, in file order.
     pub segments: Vec<Segment>,
     /// Section headers, in file order; empty where they were stripped.
@@ -193,6 +199,7 @@ impl ElfFile {
             size,
             is_dyn: false,
             machine: 0,
+            entry: 0,
             segments: Vec::new(),
             sections: Vec::new(),
         };
@@ -215,6 +222,7 @@ impl ElfFile {
             _ => return Err(ElfError::Unsupported("neither an executable nor a shared object")),
         };
         this.machine = u16_at(&ehdr, 18);
+        this.entry = u64_at(&ehdr, 24);
         this.segments = this.read_segments(&ehdr)?;
         this.sections = this.read_sections(&ehdr)?;
         Ok(this)
@@ -286,6 +294,7 @@ impl ElfFile {
                     .map(|s| String::from_utf8_lossy(s).into_owned())
                     .unwrap_or_default(),
                 kind: u32_at(h, 4),
+                flags: u64_at(h, 8),
                 va: u64_at(h, 16),
                 offset: u64_at(h, 24),
                 size: u64_at(h, 32),
@@ -370,6 +379,39 @@ impl ElfFile {
     /// The first section of this name.
     pub fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|s| s.name == name)
+    }
+
+    /// A section's contents, decompressed (`SHF_COMPRESSED`, zlib: what Go's linker writes). Fails
+    /// where it is, or claims to become, longer than `limit`.
+    pub fn section_contents(&self, name: &'static str, limit: u64) -> Result<Vec<u8>, ElfError> {
+        let section = self.section(name).ok_or(ElfError::Missing(name))?;
+        if section.kind == SHT_NOBITS {
+            return Err(ElfError::Malformed("a section without contents"));
+        }
+        let bytes = self.read(section.offset, section.size, limit, name)?;
+        if section.flags & SHF_COMPRESSED == 0 {
+            return Ok(bytes);
+        }
+        // elf(5), Elf64_Chdr: type, reserved, size, alignment.
+        let Some((header, packed)) = bytes.split_at_checked(CHDR_LEN) else {
+            return Err(ElfError::Malformed("a compressed section"));
+        };
+        if u32_at(header, 0) != ELFCOMPRESS_ZLIB {
+            return Err(ElfError::Unsupported(
+                "debug information compressed otherwise than by zlib",
+            ));
+        }
+        let size = u64_at(header, 8);
+        if size > limit {
+            return Err(ElfError::TooLarge { what: name, size, limit });
+        }
+        // What it claims is only believed as a bound.
+        let mut contents = Vec::new();
+        flate2::read::ZlibDecoder::new(packed).take(size).read_to_end(&mut contents)?;
+        if contents.len() as u64 != size {
+            return Err(ElfError::Malformed("a compressed section is shorter than it says"));
+        }
+        Ok(contents)
     }
 
     /// Whether a dynamic loader is named (`PT_INTERP`).

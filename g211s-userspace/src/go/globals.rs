@@ -89,13 +89,25 @@ impl Global {
 #[derive(Clone, Debug)]
 pub struct Globals {
     found: Vec<Result<u64, String>>,
+    /// What `(*timeHistogram).record` is called with.
+    histograms: BTreeSet<u64>,
 }
 
 impl Globals {
     /// Looks for all of them. Never fails as a whole: what was not found says why.
     pub fn find(binary: &Binary, offsets: &Offsets) -> Self {
         let evidence = Evidence::collect(binary, offsets);
-        Self { found: Global::ALL.iter().map(|&g| evidence.locate(g)).collect() }
+        let histograms = evidence.called_with.get("runtime.(*timeHistogram).record");
+        Self {
+            found: Global::ALL.iter().map(|&g| evidence.locate(g)).collect(),
+            histograms: histograms.into_iter().flatten().copied().collect(),
+        }
+    }
+
+    /// Whether the runtime's code records into a `timeHistogram` at this link-time address: proof
+    /// that one lies there.
+    pub fn records_at(&self, address: u64) -> bool {
+        self.histograms.contains(&address)
     }
 
     /// Its link-time virtual address (before a PIE's load bias), or why it is not known.

@@ -122,6 +122,22 @@ impl Binary {
         self.elf.is_dyn && !self.elf.has_interp()
     }
 
+    /// Where it is entered, before the load bias.
+    pub fn entry(&self) -> u64 {
+        self.elf.entry
+    }
+
+    /// Its loaded segments: virtual address, offset in the file.
+    pub fn load_segments(&self) -> Vec<(u64, u64)> {
+        let loads = self.elf.segments.iter().filter(|s| s.is_load());
+        loads.map(|s| (s.va, s.offset)).collect()
+    }
+
+    /// The file.
+    pub(crate) fn elf(&self) -> &ElfFile {
+        &self.elf
+    }
+
     /// `-buildmode`, where built in.
     pub fn build_mode(&self) -> Option<&str> {
         self.build.setting("-buildmode")

@@ -4,10 +4,15 @@
 
 use std::sync::LazyLock;
 
+use g211s_layout::dwarf;
 pub use g211s_layout::table::Field;
 use g211s_layout::table::{Layout, Match, Release, Table};
 
+use super::Binary;
 use super::version::GoVersion;
+
+/// Most bytes of debug information that are looked through, unpacked: beyond, the table has to do.
+const MAX_DWARF: u64 = 128 << 20;
 
 /// Where the offsets came from: how far they may be believed before a live check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +44,7 @@ impl std::fmt::Display for Source {
 pub struct Offsets {
     layout: Layout,
     source: Source,
+    differences: Vec<String>,
 }
 
 /// Only amd64 so far: [`super::Binary::load`] refuses other machines.
@@ -63,7 +69,35 @@ impl Offsets {
             };
             (TABLE.layout(release), source)
         });
-        Self { layout, source }
+        Self { layout, source, differences: Vec::new() }
+    }
+
+    /// Those of an executable: from its own DWARF where it has some that can be read, else from the
+    /// table. [`differences`](Self::differences) says where the two disagree.
+    pub fn for_binary(binary: &Binary) -> Self {
+        let table = Self::for_version(&binary.version);
+        Self::from_dwarf(binary, &table).unwrap_or(table)
+    }
+
+    /// Those that the executable's own DWARF tells; the texts of enumerations, which are not in
+    /// there, are taken from `table`. Fails where there is no DWARF, or too much.
+    pub fn from_dwarf(binary: &Binary, table: &Self) -> Result<Self, String> {
+        let section = |name| {
+            binary.elf().section_contents(name, MAX_DWARF).map_err(|error| error.to_string())
+        };
+        let (info, abbrev) = (section(".debug_info")?, section(".debug_abbrev")?);
+        let mut layout = dwarf::layout(&info, &abbrev).map_err(|error| error.to_string())?;
+        let differences = differences(&table.layout, &layout);
+        for (name, texts) in &table.layout.enums {
+            layout.enums.entry(name.clone()).or_insert_with(|| texts.clone());
+        }
+        Ok(Self { layout, source: Source::Dwarf, differences })
+    }
+
+    /// Where the executable's DWARF says otherwise than the table, one line each: a build with
+    /// experiments, a patched runtime, or a version that was not measured.
+    pub fn differences(&self) -> &[String] {
+        &self.differences
     }
 
     /// A field of a struct, e.g. (`runtime.g`, `atomicstatus`); nested as `sched.sp`.
@@ -94,6 +128,30 @@ impl Offsets {
     pub fn source(&self) -> &Source {
         &self.source
     }
+}
+
+fn differences(table: &Layout, dwarf: &Layout) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, known) in &table.structs {
+        let Some(found) = dwarf.structs.get(name) else {
+            // The linker leaves out the types of what it leaves out.
+            continue;
+        };
+        if known.size != found.size {
+            lines.push(format!("{name}: {} bytes, the table says {}", found.size, known.size));
+        }
+        for (field, at) in &known.fields {
+            match found.fields.get(field) {
+                Some(other) if other == at => {}
+                Some(other) => lines.push(format!(
+                    "{name}.{field}: at {} ({} bytes), the table says {} ({})",
+                    other.off, other.size, at.off, at.size
+                )),
+                None => lines.push(format!("{name}.{field}: not there, the table says {}", at.off)),
+            }
+        }
+    }
+    lines
 }
 
 #[cfg(test)]

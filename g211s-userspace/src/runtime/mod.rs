@@ -6,6 +6,8 @@ use crate::go::Binary;
 use crate::go::globals::{Global, Globals};
 use crate::go::offsets::{Field, Offsets};
 
+pub mod bias;
+mod checks;
 pub mod histogram;
 pub mod memory;
 pub mod sampling;
@@ -83,6 +85,22 @@ pub enum RuntimeError {
     /// A field's size is not one of a number, or a length is beyond reason.
     #[error("a value of {0} bytes is not read")]
     Size(u64),
+    /// A list does not end within reason.
+    #[error("the list of {0} does not end")]
+    Endless(&'static str),
+}
+
+/// Sums of `memstats.heapStats`, bytes (mstats.go, `heapStatsDelta`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeapStats {
+    /// Heap memory backed by the operating system.
+    pub committed: u64,
+    /// Heap memory given back to it.
+    pub released: u64,
+    /// In spans of objects.
+    pub in_heap: u64,
+    /// In spans of goroutine stacks.
+    pub in_stacks: u64,
 }
 
 /// The runtime of one process.
@@ -100,10 +118,16 @@ impl<M: Memory> Runtime<M> {
     /// the executable's addresses when it was loaded. Never fails as a whole: see
     /// [`usable`](Self::usable).
     pub fn open(memory: M, binary: &Binary, bias: u64) -> Self {
-        let offsets = Offsets::for_version(&binary.version);
+        let offsets = Offsets::for_binary(binary);
         let globals = Globals::find(binary, &offsets);
-        let features = Feature::ALL.iter().map(|_| Err("not checked".to_owned())).collect();
-        Self { memory, bias, offsets, globals, features }
+        let mut this = Self { memory, bias, offsets, globals, features: Vec::new() };
+        this.recheck(binary);
+        this
+    }
+
+    /// Checks each feature again: some can only be proven after the first collection.
+    pub fn recheck(&mut self, binary: &Binary) {
+        self.features = Feature::ALL.iter().map(|&f| checks::check(self, binary, f)).collect();
     }
 
     /// Whether a feature's figures may be believed, or why not.
@@ -194,5 +218,66 @@ impl<M: Memory> Runtime<M> {
     ) -> Result<Vec<u8>, RuntimeError> {
         let at = self.field(strukt, field)?;
         self.bytes_at(self.address(global)?.wrapping_add(u64::from(at.off)), at.size as usize)
+    }
+
+    /// A `timeHistogram`: underflow, the counts bucket by bucket, overflow (histogram.go). Its
+    /// bounds are those of the `runtime/metrics` histograms.
+    pub fn histogram(
+        &self,
+        global: Global,
+        strukt: &str,
+        field: &str,
+    ) -> Result<Vec<u64>, RuntimeError> {
+        let bytes = self.bytes(global, strukt, field)?;
+        let part = |name| -> Result<Vec<u64>, RuntimeError> {
+            let at = self.field("runtime.timeHistogram", name)?;
+            let end = (at.off as usize).saturating_add(at.size as usize);
+            let part = bytes.get(at.off as usize..end);
+            Ok(checks::words(part.ok_or(RuntimeError::Size(bytes.len() as u64))?))
+        };
+        let mut counts = part("underflow")?;
+        counts.extend(part("counts")?);
+        counts.extend(part("overflow")?);
+        Ok(counts)
+    }
+
+    /// Sums over the generations of `memstats.heapStats`, as `consistentHeapStats.unsafeRead` adds
+    /// them; while the process runs, off by what is in flight.
+    pub fn heap_stats(&self) -> Result<HeapStats, RuntimeError> {
+        let stats = self.bytes(Global::Memstats, "runtime.mstats", "heapStats.stats")?;
+        let each = self.offsets.size_of("runtime.heapStatsDelta").unwrap_or(0) as usize;
+        if each == 0 || stats.len() != 3 * each {
+            return Err(RuntimeError::Size(stats.len() as u64));
+        }
+        let sum = |name| -> Result<u64, RuntimeError> {
+            let at = self.field("runtime.heapStatsDelta", name)?;
+            let mut sum = 0_u64;
+            for delta in stats.chunks_exact(each) {
+                let n = delta.get(at.off as usize..at.off as usize + 8);
+                let n = n.and_then(|n| n.try_into().ok()).map(u64::from_le_bytes);
+                sum = sum.wrapping_add(n.ok_or(RuntimeError::Size(each as u64))?);
+            }
+            Ok(sum)
+        };
+        Ok(HeapStats {
+            committed: sum("committed")?,
+            released: sum("released")?,
+            in_heap: sum("inHeap")?,
+            in_stacks: sum("inStacks")?,
+        })
+    }
+
+    /// The addresses of all `m`s: `allm`, through `m.alllink`.
+    pub fn threads(&self) -> Result<Vec<u64>, RuntimeError> {
+        let mut all = Vec::new();
+        let mut m = self.u64_at(self.address(Global::Allm)?)?;
+        while m != 0 {
+            if all.len() == checks::MAX_THREADS {
+                return Err(RuntimeError::Endless("threads"));
+            }
+            all.push(m);
+            m = self.field_at(m, "runtime.m", "alllink")?;
+        }
+        Ok(all)
     }
 }

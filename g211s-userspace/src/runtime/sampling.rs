@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use nix::sys::time::TimeValLike as _;
 use nix::time::{ClockId, clock_gettime};
 
-use super::memory::{MemoryError, ProcessMemory, ReadCounts};
+use super::bias::load_bias;
+use super::memory::{ProcessMemory, ReadCounts};
 use super::snapshot::{MRow, Sampler};
 use super::{Feature, Runtime};
 use crate::record::{Moment, Reads, RuntimeAccess, RuntimeFeature, RuntimeSample};
@@ -65,16 +66,15 @@ pub fn access(runtime: &Runtime<ProcessMemory>) -> RuntimeAccess {
 fn open_runtime(
     procfs: &Procfs,
     target: &ResolvedTarget,
-) -> Result<Runtime<ProcessMemory>, MemoryError> {
-    let memory = ProcessMemory::open(procfs, target.pid)?;
-    let bias = if target.binary.is_pie() { bias(procfs, target) } else { 0 };
-    Ok(Runtime::open(memory, &target.binary, bias))
-}
-
-fn bias(procfs: &Procfs, target: &ResolvedTarget) -> u64 {
-    let maps = std::fs::read_to_string(procfs.path(target.pid, "maps")).unwrap_or_default();
-    let exe = maps.lines().find(|l| l.contains(&target.exe));
-    exe.and_then(|l| u64::from_str_radix(l.split('-').next()?, 16).ok()).unwrap_or(0)
+) -> Result<Runtime<ProcessMemory>, String> {
+    let memory = ProcessMemory::open(procfs, target.pid).map_err(|e| e.to_string())?;
+    let bias = load_bias(procfs, target.pid, &target.binary)?;
+    let mut runtime = Runtime::open(memory, &target.binary, bias);
+    // A check that looks at lists while they change may fail for once.
+    if FEATURES.iter().any(|(f, ..)| runtime.usable(*f).is_err()) {
+        runtime.recheck(&target.binary);
+    }
+    Ok(runtime)
 }
 
 /// Finds a target's runtime in its memory, and says what of it can be used.
@@ -88,7 +88,7 @@ pub fn open(procfs: &Procfs, target: &ResolvedTarget) -> (Option<RuntimeWatch>, 
             (Some(watch), access)
         }
         Err(why) => {
-            let why_not = Some(why.to_string());
+            let why_not = Some(why);
             let feature = |&(_, name, costs): &(Feature, &str, &str)| RuntimeFeature {
                 name: name.to_owned(),
                 why_not: why_not.clone(),
