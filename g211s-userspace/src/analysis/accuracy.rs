@@ -16,8 +16,9 @@
 //!   `sched.lock`; since it tells us when that was, its own value is known for each stop, and the
 //!   difference is reported as `boundary_ns`.
 //! - Lengths, Go 1.21 (and stopping in 1.22): the runtime reads its clock some instructions and one
-//!   hit of our probe away from us. Where a thread loses its CPU just there, the two differ by
-//!   a scheduling delay that nothing shows: up to one stop in a hundred is forgiven, as `unknown`.
+//!   hit of our probe away from us. Our probe's trap is a place where the kernel may give the CPU to
+//!   another, so the two may differ by a scheduling delay. As many stops and as much time as the
+//!   target's threads were preempted for may come from that, and make it `unknown`; more is an error.
 //! - Histograms: the stops' values must fall into the runtime's buckets: for each bucket edge, the
 //!   number of values below it must lie between the least and the most that our stops allow.
 
@@ -153,6 +154,24 @@ pub struct Ours<'a> {
     pub stops_missing: Option<&'a str>,
     /// Events that were lost; `None`: not known.
     pub lost: Option<u64>,
+    /// How often, and for how long (ns), the target's threads waited after they had lost their CPU;
+    /// `None`: not known.
+    pub preempted: Option<(u64, u64)>,
+}
+
+impl Ours<'_> {
+    /// Whether so many stops, or so much time in all, may be longer by threads that lost their CPU.
+    fn may_be_preempted(&self, stops: u64, ns: u64) -> bool {
+        self.preempted.is_none_or(|(count, sum)| stops <= count && ns <= sum)
+    }
+
+    fn preemption(&self) -> String {
+        let (count, ns) = self.preempted.unwrap_or_default();
+        format!(
+            "the target's threads lost their CPU {count} times, for {ns} ns in all, and where one did \
+             so between the runtime's clock and ours nothing tells"
+        )
+    }
 }
 
 /// Compares what happened between two samples.
@@ -322,14 +341,15 @@ fn stops(
             ..Numbers::default()
         },
     };
-    let histogram = histogram(&whole, total.as_ref().map_err(|e| *e), |s| s.ours_ns);
+    let histogram = histogram(&whole, total.as_ref().map_err(|e| *e), ours, |s| s.ours_ns);
     let ready = Chosen::new(gc, ours.stops, edges, |s| s.stopping);
-    let stopping =
-        self::histogram(&ready, stopping.as_ref().map_err(|e| *e), |s| s.stopping.map(|t| t.ns.1));
+    let stopping = stopping.as_ref().map_err(|e| *e);
+    let most = |s: &Counted| s.stopping.map(|t| t.ns.1);
+    let stopping = self::histogram(&ready, stopping, ours, most);
     let in_pauses = Chosen::new(gc, ours.stops, edges, |s| s.pause);
     let total = match pauses {
-        Some(ns) => sums(&in_pauses, &whole, Some(ns), total.ok().as_ref()),
-        None => sums(&whole, &whole, None, total.ok().as_ref()),
+        Some(ns) => sums(&in_pauses, Some(ns), total.ok().as_ref(), ours),
+        None => sums(&whole, None, total.ok().as_ref(), ours),
     };
     Stops { count, total, histogram, stopping }
 }
@@ -338,14 +358,10 @@ fn saturating_sum(values: impl Iterator<Item = u64>) -> u64 {
     values.fold(0, u64::saturating_add)
 }
 
-/// Compares the sum of `chosen` with the runtime's; `whole` are those that its histogram counts.
-fn sums(chosen: &Chosen, whole: &Chosen, runtime: Option<u64>, hist: Option<&TimeHist>) -> Sums {
+/// Compares the sum of stops with the runtime's.
+fn sums(all: &Chosen, runtime: Option<u64>, hist: Option<&TimeHist>, ours: &Ours) -> Sums {
     let bounds = hist.map(TimeHist::sum_bounds);
-    let all = if runtime.is_some() { chosen } else { whole };
-    let ours = |s: &[(&Counted, Tally)]| {
-        saturating_sum(s.iter().map(|(c, t)| c.ours_ns.unwrap_or(t.ns.0)))
-    };
-    let ours_ns = ours(&all.sure);
+    let ours_ns = saturating_sum(all.sure.iter().map(|(c, t)| c.ours_ns.unwrap_or(t.ns.0)));
     let exact = all.sure.iter().all(|(_, t)| t.ns.0 == t.ns.1);
     let least = saturating_sum(all.sure.iter().map(|(_, t)| t.ns.0));
     let most = saturating_sum(all.sure.iter().chain(&all.at_edges).map(|(_, t)| t.ns.1));
@@ -366,13 +382,14 @@ fn sums(chosen: &Chosen, whole: &Chosen, runtime: Option<u64>, hist: Option<&Tim
         (Finding::Disagree, Some(format!("ours are longer by {by} ns")))
     } else if low <= most {
         (Finding::Agree, None)
-    } else if exact {
-        let by = low - most;
-        (Finding::Disagree, Some(format!("the runtime's are longer by {by} ns")))
     } else {
-        let why = "the runtime's are longer: a thread may lose its CPU between the runtime's clock \
-                   and ours, and this Go version does not tell";
-        (Finding::Unknown, Some(why.to_owned()))
+        let by = low - most;
+        let why = format!("the runtime's are longer by {by} ns");
+        if !exact && ours.may_be_preempted(1, by) {
+            (Finding::Unknown, Some(format!("{why}: {}", ours.preemption())))
+        } else {
+            (Finding::Disagree, Some(why))
+        }
     };
     sums
 }
@@ -381,6 +398,7 @@ fn sums(chosen: &Chosen, whole: &Chosen, runtime: Option<u64>, hist: Option<&Tim
 fn histogram(
     chosen: &Chosen,
     runtime: Result<&TimeHist, &str>,
+    all: &Ours,
     ours_ns: impl Fn(&Counted) -> Option<u64>,
 ) -> Histograms {
     let own = |(c, t): &(&Counted, Tally)| ours_ns(c).unwrap_or(t.ns.0);
@@ -420,14 +438,12 @@ fn histogram(
     found.misplaced = longer.max(shorter);
     let exact = chosen.sure.iter().all(|(_, t)| t.ns.0 == t.ns.1);
     let n = chosen.sure.len() as u64;
+    // Which side reads its clock first decides which is longer; a missing stop is either.
+    let whole = runtime.count() >= n && runtime.count() <= n + chosen.at_edges.len() as u64;
     (found.verdict, found.why) = match found.misplaced {
         0 => (Finding::Agree, None),
-        few if !exact && few <= (n / 100).max(1) => {
-            let why = format!(
-                "{few} of {n} differ: a thread may lose its CPU between the runtime's clock and \
-                 ours, and this Go version does not tell"
-            );
-            (Finding::Unknown, Some(why))
+        some if !exact && whole && all.may_be_preempted(some, 0) => {
+            (Finding::Unknown, Some(format!("{some} of {n} differ: {}", all.preemption())))
         }
         _ if longer >= shorter => {
             let why = format!("{longer} are longer, or missing, for the runtime");

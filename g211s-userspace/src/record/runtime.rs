@@ -127,8 +127,8 @@ pub struct GcSample {
 /// Goroutines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoroutineSample {
-    /// As `/sched/goroutines` counts: neither dead ones nor the runtime's own; `None` where the
-    /// two cannot be told apart.
+    /// As `runtime.NumGoroutine` counts: neither dead ones nor the runtime's own (which
+    /// `/sched/goroutines` counts as well from Go 1.26 on); `None` where they cannot be told apart.
     pub count: Option<u64>,
     /// The runtime's own.
     pub system: u64,

@@ -127,6 +127,7 @@ impl TargetModel {
             minor: self.minor,
             whole: self.judged.iter().map(|j| &j.stop).collect(),
             parts: &self.incomplete,
+            preempted: self.intervals.last().map(|i| (i.preempted, i.preempted_ns)),
             execed: self.execed,
         }
     }

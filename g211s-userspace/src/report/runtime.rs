@@ -191,6 +191,8 @@ pub(super) struct Seen<'a> {
     pub(super) minor: Option<u32>,
     pub(super) whole: Vec<&'a Stop>,
     pub(super) parts: &'a [IncompleteStop],
+    /// How often its threads lost their CPU and for how long they waited then, ns, in all.
+    pub(super) preempted: Option<(u64, u64)>,
     /// The target replaced its program: from here on it is another one.
     pub(super) execed: bool,
 }
@@ -217,6 +219,6 @@ impl Seen<'_> {
         } else {
             Some("stops of the world cannot be seen here")
         };
-        compare(from, to, &Ours { stops: &stops, stops_missing, lost })
+        compare(from, to, &Ours { stops: &stops, stops_missing, lost, preempted: self.preempted })
     }
 }

@@ -108,7 +108,7 @@ func nanoseconds(seconds float64) uint64 {
 }
 
 func told(samples []metrics.Sample) string {
-	out := map[string]any{}
+	out := map[string]any{"NumGoroutine": runtime.NumGoroutine()}
 	for _, s := range samples {
 		switch s.Value.Kind() {
 		case metrics.KindUint64:

@@ -78,7 +78,7 @@ pub struct GcCounters {
     pub pause_total_ns: u64,
 }
 
-/// Goroutines. Counts are those of `/sched/goroutines`: without the runtime's own.
+/// Goroutines. Counts are those of `runtime.NumGoroutine`: without the runtime's own.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct GoroutinesReport {
     /// At the start.
