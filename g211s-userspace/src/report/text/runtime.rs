@@ -96,8 +96,8 @@ pub(super) fn runtime(out: &mut String, t: &TargetReport, style: Style) {
 
 fn reads(out: &mut String, r: &RuntimeReport, duration_ns: u64) {
     let mut text = format!(
-        "{} of it took {} of g211s's CPU time ({} of one CPU) in {} system calls; the target was \
-         not touched.",
+        "{} of it took {} of g211s's CPU time ({} of one CPU) in {} system calls; the target did \
+         nothing for it.",
         plural(r.samples, "sample", "samples"),
         duration(r.reads.cpu_ns),
         percent(r.reads.cpu_ns, duration_ns),
