@@ -5,6 +5,7 @@
 //! `DW_TAG_structure_type` with the full name (`runtime.g`) and a constant
 //! `DW_AT_data_member_location` in each member; constants of a package are `DW_TAG_constant`.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use gimli::{
@@ -19,8 +20,10 @@ type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
 /// Types that refer to types are followed so far.
 const MAX_DEPTH: usize = 32;
-/// Most members of a struct that are looked at.
+/// Most entries of a struct that are looked at: its members, and what is nested in them.
 const MAX_MEMBERS: usize = 4096;
+/// Most bytes of abbreviation tables that are parsed, counting each as long as the whole section.
+const MAX_ABBREVIATIONS: usize = 512 << 20;
 /// Values of an enumeration beyond this are flags or masks.
 const MAX_ENUM: u64 = 256;
 /// Pointers, functions, maps and channels of the machines that Go's DWARF is read for.
@@ -124,10 +127,14 @@ impl<'a> Dwarf<'a> {
         };
         let mut units = this.info.units();
         while let Some(unit) = units.next()? {
-            let key = unit.debug_abbrev_offset().0;
-            if !this.abbreviations.contains_key(&key) {
-                let parsed = unit.abbreviations(&debug_abbrev)?;
-                this.abbreviations.insert(key, parsed);
+            // Tables can overlap: a hostile file could have the same bytes parsed without end.
+            let tables = this.abbreviations.len();
+            let affordable = tables.saturating_mul(abbrev.len()) < MAX_ABBREVIATIONS;
+            if let Entry::Vacant(place) = this.abbreviations.entry(unit.debug_abbrev_offset().0) {
+                if !affordable {
+                    continue;
+                }
+                place.insert(unit.abbreviations(&debug_abbrev)?);
             }
             this.scan_unit(&unit)?;
             if let Some(at) = unit.debug_info_offset() {
@@ -234,21 +241,33 @@ impl<'a> Dwarf<'a> {
                 return None;
             }
             let abbreviations = self.abbreviations.get(&unit.debug_abbrev_offset().0)?;
-            let mut tree = unit.entries_tree(abbreviations, Some(offset)).ok()?;
-            let mut children = tree.root().ok()?.children();
+            let mut entries = unit.entries_raw(abbreviations, Some(offset)).ok()?;
+            let own = entries.read_abbreviation().ok()??;
+            entries.skip_attributes(own.attributes()).ok()?;
             let mut members = Vec::new();
-            while let Some(child) = children.next().ok()? {
-                let entry = child.entry();
-                if entry.tag() != gimli::DW_TAG_member || members.len() == MAX_MEMBERS {
+            for _ in 0..if own.has_children() { MAX_MEMBERS } else { 0 } {
+                let depth = entries.next_depth();
+                if entries.is_empty() || depth < 1 {
+                    break;
+                }
+                let Some(abbreviation) = entries.read_abbreviation().ok()? else { continue };
+                if depth > 1 || abbreviation.tag() != gimli::DW_TAG_member {
+                    entries.skip_attributes(abbreviation.attributes()).ok()?;
                     continue;
                 }
-                let member = (|| {
-                    let off = entry.attr_value(gimli::DW_AT_data_member_location)?.udata_value()?;
-                    let name = entry.attr_value(gimli::DW_AT_name)?;
-                    let kind = reference(unit, &entry.attr_value(gimli::DW_AT_type)?)?;
-                    Some(Member { name: string(&name)?.to_vec(), off, kind })
-                })();
-                members.extend(member);
+                let (mut name, mut off, mut kind) = (None, None, None);
+                for spec in abbreviation.attributes() {
+                    let attribute = entries.read_attribute(*spec).ok()?;
+                    match attribute.name() {
+                        gimli::DW_AT_name => name = string(&attribute.value()),
+                        gimli::DW_AT_data_member_location => off = attribute.udata_value(),
+                        gimli::DW_AT_type => kind = reference(unit, &attribute.value()),
+                        _ => {}
+                    }
+                }
+                if let (Some(name), Some(off), Some(kind)) = (name, off, kind) {
+                    members.push(Member { name: name.to_vec(), off, kind });
+                }
             }
             return Some(Structure { size: size?.udata_value()?, members });
         }
@@ -321,5 +340,44 @@ fn reference(
         AttributeValue::DebugInfoRef(at) => Some(*at),
         AttributeValue::UnitRef(at) => at.to_debug_info_offset(unit),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn constants_of_an_enumeration_are_told_from_others() {
+        assert_eq!(constant(b"runtime._Gidle", 0), Some(("gStatus", 0, "_Gidle")));
+        assert_eq!(constant(b"runtime._Pidle", 0), Some(("pStatus", 0, "_Pidle")));
+        assert_eq!(constant(b"runtime._PROT_READ", 1), None);
+        assert_eq!(constant(b"runtime._Gscanrunnable", 0x1001), None);
+        assert_eq!(constant(b"main._Gidle", 0), None);
+        assert_eq!(constant(b"runtime._G", 0), None);
+    }
+
+    #[test]
+    fn nothing_is_no_runtime() {
+        assert_eq!(layout(&[], &[]), Err(DwarfError::NoRuntime));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_handled(
+            info in proptest::collection::vec(any::<u8>(), 0..400),
+            abbrev in proptest::collection::vec(0..8_u8, 0..60),
+            version in 2..6_u8,
+        ) {
+            let _ = layout(&info, &abbrev);
+            // The same within a unit that begins as it should.
+            let mut unit = (info.len() as u32 + 8).to_le_bytes().to_vec();
+            unit.extend_from_slice(&[version, 0]);
+            unit.extend_from_slice(if version == 5 { &[1, 8, 0, 0, 0, 0] } else { &[0, 0, 0, 0, 8] });
+            unit.extend_from_slice(&info);
+            let _ = layout(&unit, &abbrev);
+        }
     }
 }

@@ -221,3 +221,61 @@ fn at<T>(since: &Since<T>, release: Release) -> Option<&T> {
         .1
         .as_ref()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(goid: Option<u32>, size: u32) -> Layout {
+        let mut layout = Layout::default();
+        let mut g = Struct { size, ..Struct::default() };
+        g.fields.extend(goid.map(|off| ("goid".to_owned(), Field { off, size: 8 })));
+        layout.structs.insert("runtime.g".to_owned(), g);
+        let names = ["", "one"].map(str::to_owned).to_vec();
+        layout.enums.insert("waitReason".to_owned(), names);
+        layout
+    }
+
+    fn measured() -> BTreeMap<Release, Layout> {
+        [
+            (Release { minor: 21, patch: 13 }, layout(Some(152), 408)),
+            (Release { minor: 23, patch: 2 }, layout(Some(160), 432)),
+            (Release { minor: 23, patch: 9 }, layout(Some(160), 440)),
+            (Release { minor: 23, patch: 10 }, layout(None, 440)),
+        ]
+        .into()
+    }
+
+    #[test]
+    fn what_was_measured_comes_back() {
+        let table = Table::new("amd64", &measured());
+        let text = table.to_text().expect("serialises");
+        let back = Table::from_text(&text).expect("parses");
+        assert_eq!(back, table);
+        for (release, layout) in measured() {
+            assert_eq!(back.layout(release), layout, "{release}");
+        }
+        // 23.10 comes after 23.9, not after 23.1.
+        assert_eq!(back.versions, ["1.21.13", "1.23.2", "1.23.9", "1.23.10"]);
+        // Said once for all versions, though it is the same in two.
+        assert!(
+            text.contains(
+                "\"goid\":[[\"1.21.13\",[152,8]],[\"1.23.2\",[160,8]],[\"1.23.10\",null]]"
+            )
+        );
+    }
+
+    #[test]
+    fn the_nearest_release_stands_in() {
+        let table = Table::new("amd64", &measured());
+        let near = |minor, patch| table.nearest(Release { minor, patch });
+        let release = |minor, patch| Release { minor, patch };
+        assert_eq!(near(23, 9), Some((release(23, 9), Match::Exact)));
+        assert_eq!(near(23, 4), Some((release(23, 2), Match::Nearest(release(23, 2)))));
+        assert_eq!(near(23, 99), Some((release(23, 10), Match::Nearest(release(23, 10)))));
+        assert_eq!(near(22, 5), Some((release(21, 13), Match::Nearest(release(21, 13)))));
+        assert_eq!(near(24, 0), Some((release(23, 10), Match::Newer(release(23, 10)))));
+        assert_eq!(near(20, 0), None);
+        assert_eq!(Table::default().nearest(release(23, 9)), None);
+    }
+}

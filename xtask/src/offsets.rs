@@ -85,6 +85,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         write_table(&table_file, &options.arch, &measured)?;
     }
     write_table(&table_file, &options.arch, &measured)?;
+    // Only if it is empty, as it should be.
+    let _ = std::fs::remove_dir(folder().join("go-offsets"));
     println!("offsets: {} releases in {}", measured.len(), table_file.display());
     Ok(())
 }

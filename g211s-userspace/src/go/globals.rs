@@ -409,3 +409,40 @@ fn agree(a: u64, b: u64) -> Result<u64, String> {
 fn disagree() -> String {
     "two ways of finding it disagree".to_owned()
 }
+
+#[cfg(test)]
+impl Globals {
+    /// Globals that are where a test has put them.
+    pub(crate) fn at(places: &[(Global, u64)], histograms: &[u64]) -> Self {
+        let place = |g: &Global| places.iter().find(|(p, _)| p == g).map(|(_, at)| *at);
+        Self {
+            found: Global::ALL.iter().map(|g| place(g).ok_or_else(|| "left out".into())).collect(),
+            histograms: histograms.iter().copied().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::fixture;
+
+    #[test]
+    fn the_order_of_all_is_that_of_the_enum() {
+        assert!(Global::ALL.iter().enumerate().all(|(n, g)| *g as usize == n));
+    }
+
+    #[test]
+    fn names_that_are_missing_are_told_one_by_one() {
+        let binary = Binary::load(fixture::go_elf(false)).expect("fixture loads");
+        let globals = Globals::find(&binary, &Offsets::for_version(&binary.version));
+        for global in Global::ALL {
+            let why = globals.address(global).expect_err("the fixture has no runtime");
+            assert!(
+                why.contains("no function runtime.") || why.contains("no calls of runtime."),
+                "{global:?}: {why}"
+            );
+        }
+        assert!(!globals.records_at(0));
+    }
+}

@@ -156,6 +156,8 @@ fn differences(table: &Layout, dwarf: &Layout) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use g211s_layout::wanted::WANTED;
+
     use super::*;
 
     fn of(version: &str) -> Offsets {
@@ -165,7 +167,119 @@ mod tests {
     #[test]
     fn the_source_is_told() {
         assert_eq!(of("go1.27.3").source(), &Source::Exact);
+        assert_eq!(of("go1.27.3-X:boringcrypto").source(), &Source::Exact);
         assert_eq!(of("go1.27.99").source(), &Source::NearestPatch("1.27.3".to_owned()));
+        assert_eq!(of("go1.21.1").source(), &Source::NearestPatch("1.21.13".to_owned()));
+        assert_eq!(of("go1.27rc1").source(), &Source::NearestPatch("1.27.0".to_owned()));
         assert_eq!(of("go1.28.0").source(), &Source::NewerThanKnown("1.27.3".to_owned()));
+        assert_eq!(
+            of("devel go1.28-4f7a9c1 Tue Nov 3").source(),
+            &Source::NewerThanKnown("1.27.3".to_owned())
+        );
+    }
+
+    /// How fields have moved, as an independent measurement on other builds of one release of each
+    /// minor version found it; `-` where there is no such field.
+    #[test]
+    fn fields_drift_as_measured_elsewhere() {
+        const RELEASES: [&str; 7] =
+            ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
+        const DRIFT: [(&str, &str, [i64; 7]); 20] = [
+            ("runtime.g", "atomicstatus", [144, 144, 152, 152, 144, 144, 144]),
+            ("runtime.g", "goid", [152, 152, 160, 160, 152, 152, 152]),
+            ("runtime.g", "waitsince", [168, 168, 176, 176, 168, 168, 168]),
+            ("runtime.g", "waitreason", [176, 176, 184, 184, 176, 176, 176]),
+            ("runtime.g", "parentGoid", [272, 272, 280, 280, 272, 280, 280]),
+            ("runtime.g", "gopc", [280, 280, 288, 288, 280, 288, 288]),
+            ("runtime.g", "startpc", [296, 296, 304, 304, 296, 304, 304]),
+            ("runtime.m", "procid", [72, 72, 72, 72, 64, 64, 64]),
+            ("runtime.m", "curg", [192, 192, 192, 192, 184, 184, 184]),
+            ("runtime.schedt", "timeToRun", [320, 320, 320, 320, 344, 360, 360]),
+            ("runtime.schedt", "stwStoppingTimeGC", [-1, 1632, 1632, 1632, 1656, 1672, 1672]),
+            ("runtime.schedt", "stwTotalTimeGC", [-1, 4224, 4224, 4224, 4248, 4264, 4264]),
+            ("runtime.mstats", "numgc", [7704, 7704, 7704, 7704, 7680, 7680, 7680]),
+            ("runtime.mstats", "pause_ns", [3608, 3608, 3608, 3608, 3584, 3584, 3584]),
+            ("runtime.mstats", "gcPauseDist", [7744, -1, -1, -1, -1, -1, -1]),
+            ("runtime.mheap", "arenas", [65944, 66008, 66008, 66008, 66008, 66008, 66008]),
+            ("runtime.heapArena", "spans", [1_064_960, 0, 0, 0, 0, 0, 0]),
+            ("runtime.mspan", "allocBits", [72, 64, 64, 64, 64, 64, 64]),
+            ("runtime.mspan", "sweepgen", [96, 88, 88, 88, 88, 88, 88]),
+            ("runtime.mspan", "elemsize", [112, 104, 104, 104, 104, 104, 104]),
+        ];
+        for (n, release) in RELEASES.iter().enumerate() {
+            let offsets = of(&format!("go{release}"));
+            assert_eq!(offsets.source(), &Source::Exact, "{release}");
+            for (strukt, field, at) in DRIFT {
+                let found = offsets.field(strukt, field).map_or(-1, |f| i64::from(f.off));
+                assert_eq!(found, at[n], "{release}: {strukt}.{field}");
+            }
+        }
+        // Between patches, too.
+        let of_m = |release| of(release).field("runtime.m", "alllink").map(|f| f.off);
+        assert_eq!(of_m("go1.24.3").zip(of_m("go1.24.11")).map(|(a, b)| a.abs_diff(b)), Some(24));
+        let of_work = |release| of(release).size_of("runtime.workType");
+        assert_eq!(of_work("go1.23.1").zip(of_work("go1.23.9")), Some((560, 592)));
+    }
+
+    #[test]
+    fn the_table_is_whole() {
+        let table = &*TABLE;
+        assert_eq!(table.arch, "amd64");
+        let releases: Vec<Release> =
+            table.versions.iter().map(|v| Release::parse(v).expect("a release")).collect();
+        assert!(releases.is_sorted() && releases.len() >= 26);
+        for minor in super::super::OLDEST_MINOR..=super::super::NEWEST_CHECKED_MINOR {
+            assert!(releases.iter().any(|r| r.minor == minor), "1.{minor}");
+        }
+        for release in releases {
+            let layout = table.layout(release);
+            for (name, _) in WANTED {
+                let strukt = layout.structs.get(*name);
+                let strukt = strukt.unwrap_or_else(|| panic!("{release} has no {name}"));
+                assert!(!strukt.fields.is_empty(), "{release}: {name}");
+                for (field, at) in &strukt.fields {
+                    assert!(at.off + at.size <= strukt.size, "{release}: {name}.{field}");
+                    // What is read as a number has the alignment of one.
+                    let aligned =
+                        !at.size.is_power_of_two() || at.size > 8 || at.off % at.size == 0;
+                    assert!(aligned, "{release}: {name}.{field}");
+                }
+            }
+            let each = layout.structs["runtime.heapStatsDelta"].size;
+            let stats = layout.structs["runtime.mstats"].fields["heapStats.stats"];
+            assert_eq!(stats.size, 3 * each, "{release}");
+            let histogram = &layout.structs["runtime.timeHistogram"];
+            assert_eq!(histogram.fields["counts"].size, 160 * 8, "{release}");
+            assert_eq!(histogram.size, 162 * 8, "{release}");
+            for which in ["gStatus", "pStatus", "waitReason", "stwReason", "mSpanState"] {
+                assert!(layout.enums[which].len() >= 3, "{release}: {which}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_wanted_field_is_in_some_release() {
+        for (name, fields) in WANTED {
+            for field in *fields {
+                let known =
+                    TABLE.versions.iter().filter_map(|v| Release::parse(v)).any(|release| {
+                        TABLE.layout(release).structs[*name].fields.contains_key(*field)
+                    });
+                assert!(known, "{name}.{field}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_have_names() {
+        let (old, new) = (of("go1.21.13"), of("go1.27.3"));
+        assert_eq!(old.enum_name("waitReason", 14), Some("chan receive"));
+        assert_eq!(new.enum_name("waitReason", 19), Some("chan receive"));
+        assert_eq!(new.enum_name("waitReason", 0), None);
+        assert_eq!(new.enum_name("waitReason", u64::MAX), None);
+        assert_eq!(old.enum_name("gStatus", 10), None);
+        assert_eq!(new.enum_name("gStatus", 10), Some("_Gleaked"));
+        assert_eq!(new.enum_name("pStatus", 1), Some("_Prunning"));
+        assert_eq!(new.enum_name("nothing", 0), None);
     }
 }

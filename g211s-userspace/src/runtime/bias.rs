@@ -1,7 +1,7 @@
 //! What was added to the addresses of an executable when a process loaded it. Must not know Go.
 //!
 //! Two independent sources, which have to agree where both can be read: the mappings, and the entry
-//! point that the kernel handed to the process (`AT_ENTRY`, proc_pid_auxv(5)).
+//! point that the kernel handed to the process (`AT_ENTRY`, `proc_pid_auxv(5)`).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -50,7 +50,7 @@ fn bias_of(line: &str, exe: &str, segments: &[(u64, u64)]) -> Option<u64> {
         let (word, after) = rest.split_once(' ')?;
         (*field, rest) = (word, after);
     }
-    if rest.trim_start_matches(' ').replace("\\012", "\n") != exe {
+    if exe.is_empty() || rest.trim_start_matches(' ').replace("\\012", "\n") != exe {
         return None;
     }
     let start = u64::from_str_radix(fields[0].split_once('-')?.0, 16).ok()?;

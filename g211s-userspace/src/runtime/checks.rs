@@ -6,6 +6,7 @@
 //! Sources: Go 1.21.13 to 1.27.3, `src/runtime`.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::memory::Memory;
 use super::{Feature, Runtime, RuntimeError};
@@ -13,8 +14,14 @@ use crate::go::Binary;
 use crate::go::globals::Global;
 use crate::go::offsets::Source;
 
-/// How often a fact is looked at before it is found wrong.
-const TRIES: usize = 5;
+/// How often a fact is looked at before it is found wrong, and how long to wait before each.
+const PAUSES_BETWEEN: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(1),
+    Duration::from_millis(4),
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+];
 /// Most threads, Ps and goroutines that are walked through.
 const MAX_WALK: usize = 100_000;
 /// Goroutines, threads and buckets that are looked at in detail.
@@ -32,13 +39,33 @@ const PAGE: u64 = 8192;
 /// How far figures that are kept by different means may be apart while the process runs.
 const SLACK: u64 = 8 << 20;
 
-type Checked = Result<(), String>;
+type Checked = Result<(), Wrong>;
+
+/// What does not hold, or could not be read.
+struct Wrong(String);
+
+impl From<RuntimeError> for Wrong {
+    fn from(error: RuntimeError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<String> for Wrong {
+    fn from(why: String) -> Self {
+        Self(why)
+    }
+}
 
 /// Checks one feature.
-pub(super) fn check<M: Memory>(rt: &Runtime<M>, binary: &Binary, feature: Feature) -> Checked {
+pub(super) fn check<M: Memory>(
+    rt: &Runtime<M>,
+    binary: &Binary,
+    feature: Feature,
+) -> Result<(), String> {
     let check = Check { rt, binary };
     let mut last = Ok(());
-    for _ in 0..TRIES {
+    for pause in PAUSES_BETWEEN {
+        std::thread::sleep(pause);
         last = match feature {
             Feature::Heap => check.heap(),
             Feature::Gc => check.gc(),
@@ -55,7 +82,7 @@ pub(super) fn check<M: Memory>(rt: &Runtime<M>, binary: &Binary, feature: Featur
             break;
         }
     }
-    last
+    last.map_err(|Wrong(why)| why)
 }
 
 struct Check<'a, M> {
@@ -83,12 +110,12 @@ impl<M: Memory> Check<'_, M> {
     /// `sched` is `sched`: its limit of threads is the one that the runtime sets, or (a program may
     /// change it) its count of threads is that of the list.
     fn sched_is_right(&self) -> Checked {
-        if self.sched("maxmcount").map_err(text)? as u32 == MAX_MCOUNT as u32 {
+        if self.sched("maxmcount")? as u32 == MAX_MCOUNT as u32 {
             return Ok(());
         }
-        let made = self.sched("mnext").map_err(text)?;
-        let gone = self.sched("nmfreed").map_err(text)?;
-        let listed = self.rt.threads().map_err(text)?.len() as u64;
+        let made = self.sched("mnext")?;
+        let gone = self.sched("nmfreed")?;
+        let listed = self.rt.threads()?.len() as u64;
         ensure(made.wrapping_sub(gone) == listed, || {
             format!("sched counts {} threads, the list has {listed}", made.wrapping_sub(gone))
         })
@@ -96,26 +123,24 @@ impl<M: Memory> Check<'_, M> {
 
     /// mstats.go, `readMemStats_m` (with the world stopped these are equal).
     fn heap(&self) -> Checked {
-        let percent = self.controller("gcPercent").map_err(text)? as u32 as i32;
+        let percent = self.controller("gcPercent")? as u32 as i32;
         ensure(percent >= -1, || format!("gcPercent is {percent}"))?;
-        let limit = self.controller("memoryLimit").map_err(text)?;
-        ensure(limit > 0 && limit <= i64::MAX as u64, || {
-            format!("the memory limit is {limit:#x}")
-        })?;
-        let stats = self.rt.heap_stats().map_err(text)?;
-        let in_use = self.controller("heapInUse").map_err(text)?;
-        let released = self.controller("heapReleased").map_err(text)?;
+        let limit = self.controller("memoryLimit")?;
+        ensure(i64::try_from(limit).is_ok(), || format!("the memory limit is {limit:#x}"))?;
+        let stats = self.rt.heap_stats()?;
+        let in_use = self.controller("heapInUse")?;
+        let released = self.controller("heapReleased")?;
         near("bytes in use", in_use, stats.in_heap)?;
         near("bytes released", released, stats.released)?;
         ensure(in_use > 0 && stats.committed >= stats.in_heap.saturating_sub(SLACK), || {
             format!("{} bytes committed, {} in use", stats.committed, stats.in_heap)
         })?;
         for field in ["heapLive", "heapMarked"] {
-            let n = self.controller(field).map_err(text)?;
+            let n = self.controller(field)?;
             ensure(n <= in_use.saturating_add(SLACK), || format!("{field} is {n} of {in_use}"))?;
         }
         let (made, freed) = (self.controller("totalAlloc"), self.controller("totalFree"));
-        let (made, freed) = (made.map_err(text)?, freed.map_err(text)?);
+        let (made, freed) = (made?, freed?);
         // Frees lag behind: the current cycle's come later.
         ensure(freed <= made.saturating_add(SLACK), || format!("{freed} bytes freed of {made}"))
     }
@@ -123,27 +148,29 @@ impl<M: Memory> Check<'_, M> {
     /// mgc.go, `gcMarkTermination`: the end of the last cycle is kept twice, and its number goes with
     /// the heap's sweep generation.
     fn gc(&self) -> Checked {
-        let on = self.memstats("enablegc").map_err(text)?;
+        let on = self.memstats("enablegc")?;
         ensure(on == 1, || "memstats.enablegc is not set".to_owned())?;
-        let before = self.memstats("numgc").map_err(text)? as u32;
-        let ends = self.rt.bytes(Global::Memstats, "runtime.mstats", "pause_end").map_err(text)?;
-        let pauses = self.rt.bytes(Global::Memstats, "runtime.mstats", "pause_ns").map_err(text)?;
-        let total = self.memstats("pause_total_ns").map_err(text)?;
-        let last = self.memstats("last_gc_unix").map_err(text)?;
-        let sweepgen = self.heap_global("sweepgen").map_err(text)? as u32;
-        let after = self.memstats("numgc").map_err(text)? as u32;
-        let number = before;
-        ensure(after.wrapping_sub(before) <= 1, || format!("numgc went from {before} to {after}"))?;
-        ensure((sweepgen / 2).wrapping_sub(number) <= 2, || {
-            format!("numgc is {number}, the sweep generation {sweepgen}")
-        })?;
+        let number = self.memstats("numgc")? as u32;
+        let ends = self.rt.bytes(Global::Memstats, "runtime.mstats", "pause_end")?;
+        let pauses = self.rt.bytes(Global::Memstats, "runtime.mstats", "pause_ns")?;
+        let total = self.memstats("pause_total_ns")?;
+        let last = self.memstats("last_gc_unix")?;
+        let after = self.memstats("numgc")? as u32;
+        ensure(after.wrapping_sub(number) <= 1, || format!("numgc went from {number} to {after}"))?;
+        if let Ok(sweepgen) = self.heap_global("sweepgen") {
+            ensure((sweepgen as u32 / 2).wrapping_sub(number) <= 2, || {
+                format!("numgc is {number}, the sweep generation {sweepgen}")
+            })?;
+        }
         let ends = words(&ends);
         let pauses: u64 = words(&pauses).iter().fold(0, |sum, p| sum.saturating_add(*p));
         ensure(ends.len() as u64 == PAUSES, || "pause_end is no ring of 256".to_owned())?;
         let slot = u64::from(number.wrapping_sub(1)) % PAUSES;
         if number == 0 {
             self.needs_proof("no collection has ended yet")?;
-            return ensure(last == 0 || after > 0 || sweepgen > 0, || "it ended once".to_owned());
+            return ensure(last == 0 || after > 0, || {
+                "the first collection ended twice".to_owned()
+            });
         }
         ensure(ends.get(slot as usize) == Some(&last), || {
             format!("the end of collection {number} is not the last end")
@@ -155,19 +182,17 @@ impl<M: Memory> Check<'_, M> {
     /// The main goroutine is the first and has id 1; each was started at a function's entry, and a
     /// parked one's stack pointer lies in its stack.
     fn goroutines(&self) -> Checked {
-        let all = self.rt.address(Global::Allgs).map_err(text)?;
-        let (array, len) =
-            (self.rt.u64_at(all).map_err(text)?, self.rt.u64_at(all + 8).map_err(text)?);
-        let published =
-            self.rt.address(Global::Allglen).and_then(|a| self.rt.u64_at(a)).map_err(text)?;
+        let all = self.rt.address(Global::Allgs)?;
+        let (array, len) = (self.rt.u64_at(all)?, self.rt.u64_at(all + 8)?);
+        let published = self.rt.address(Global::Allglen).and_then(|a| self.rt.u64_at(a))?;
         ensure(len == published && len > 0, || {
             format!("allgs has {len} goroutines, allglen says {published}")
         })?;
-        let pointers = self.rt.bytes_at(array, (len as usize).min(SAMPLE) * 8).map_err(text)?;
+        let pointers = self.rt.bytes_at(array, (len as usize).min(SAMPLE) * 8)?;
         let mut entries = Vec::new();
         let mut ids = HashSet::new();
         for (n, &g) in words(&pointers).iter().enumerate() {
-            let field = |name| self.rt.field_at(g, "runtime.g", name).map_err(text);
+            let field = |name| self.rt.field_at(g, "runtime.g", name);
             let status = field("atomicstatus")? & !GSCAN;
             let name = self.rt.offsets().enum_name("gStatus", status);
             let name = name.ok_or_else(|| format!("goroutine {n} has status {status}"))?;
@@ -215,22 +240,22 @@ impl<M: Memory> Check<'_, M> {
     /// that is about to begin, has no id yet.
     fn threads(&self) -> Checked {
         self.sched_is_right()?;
-        let threads = self.rt.threads().map_err(text)?;
+        let threads = self.rt.threads()?;
         let mut ids = HashSet::new();
-        let next = self.sched("mnext").map_err(text)?;
+        let next = self.sched("mnext")?;
         let mut started = Vec::new();
         for &m in &threads {
-            let id = self.rt.field_at(m, "runtime.m", "id").map_err(text)?;
+            let id = self.rt.field_at(m, "runtime.m", "id")?;
             ensure(id < next && ids.insert(id), || format!("a thread's id is {id} of {next}"))?;
-            let procid = self.rt.field_at(m, "runtime.m", "procid").map_err(text)?;
+            let procid = self.rt.field_at(m, "runtime.m", "procid")?;
             if procid != 0 {
                 started.push(procid);
             }
         }
         ensure(!started.is_empty(), || "no thread of the runtime has begun".to_owned())?;
         for &m in threads.iter().take(SAMPLE) {
-            let g0 = self.rt.field_at(m, "runtime.m", "g0").map_err(text)?;
-            let back = self.rt.field_at(g0, "runtime.g", "m").map_err(text)?;
+            let g0 = self.rt.field_at(m, "runtime.m", "g0")?;
+            let back = self.rt.field_at(g0, "runtime.g", "m")?;
             ensure(back == m || back == 0, || "a thread's g0 is another's".to_owned())?;
         }
         let Some(tids) = self.rt.memory().threads() else { return Ok(()) };
@@ -243,17 +268,16 @@ impl<M: Memory> Check<'_, M> {
     /// `allp` has `gomaxprocs` Ps, numbered.
     fn processors(&self) -> Checked {
         let count = self.rt.address(Global::Gomaxprocs).and_then(|a| self.rt.u32_at(a));
-        let count = u64::from(count.map_err(text)?);
-        let all = self.rt.address(Global::Allp).map_err(text)?;
-        let (array, len) =
-            (self.rt.u64_at(all).map_err(text)?, self.rt.u64_at(all + 8).map_err(text)?);
+        let count = u64::from(count?);
+        let all = self.rt.address(Global::Allp)?;
+        let (array, len) = (self.rt.u64_at(all)?, self.rt.u64_at(all + 8)?);
         ensure(len == count && (1..=MAX_WALK as u64).contains(&len), || {
             format!("allp has {len} Ps, gomaxprocs is {count}")
         })?;
-        let pointers = self.rt.bytes_at(array, (len as usize).min(SAMPLE) * 8).map_err(text)?;
+        let pointers = self.rt.bytes_at(array, (len as usize).min(SAMPLE) * 8)?;
         for (n, &p) in (0..).zip(&words(&pointers)) {
-            let id = self.rt.field_at(p, "runtime.p", "id").map_err(text)?;
-            let status = self.rt.field_at(p, "runtime.p", "status").map_err(text)?;
+            let id = self.rt.field_at(p, "runtime.p", "id")?;
+            let status = self.rt.field_at(p, "runtime.p", "status")?;
             ensure(id == n && self.rt.offsets().enum_name("pStatus", status).is_some(), || {
                 format!("P {n} has id {id} and status {status}")
             })?;
@@ -271,8 +295,7 @@ impl<M: Memory> Check<'_, M> {
 
     /// A cycle stops the world at least twice, and each stop is counted in both histograms.
     fn stw_histograms(&self) -> Checked {
-        let collections =
-            |check: &Self| check.memstats("numgc").map(|n| u64::from(n as u32)).map_err(text);
+        let collections = |check: &Self| check.memstats("numgc").map(|n| u64::from(n as u32));
         let begun = collections(self)?;
         let (strukt, global) = ("runtime.schedt", Global::Sched);
         let (stops, ended) = if self.rt.field(strukt, "stwTotalTimeGC").is_ok() {
@@ -298,49 +321,48 @@ impl<M: Memory> Check<'_, M> {
     }
 
     /// How much a histogram has counted; it has to be one that the code records into.
-    fn histogram(&self, global: Global, strukt: &str, field: &str) -> Result<u64, String> {
-        let at = self.rt.field(strukt, field).map_err(text)?;
-        let address = self.rt.address(global).map_err(text)?.wrapping_add(u64::from(at.off));
+    fn histogram(&self, global: Global, strukt: &str, field: &str) -> Result<u64, Wrong> {
+        let at = self.rt.field(strukt, field)?;
+        let address = self.rt.address(global)?.wrapping_add(u64::from(at.off));
         ensure(self.rt.globals.records_at(address.wrapping_sub(self.rt.bias())), || {
             format!("no code records into {field} where it should be")
         })?;
-        let counts = self.rt.histogram(global, strukt, field).map_err(text)?;
+        let counts = self.rt.histogram(global, strukt, field)?;
         Ok(counts.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)))
     }
 
     /// The first arena's spans lie where the arena has them.
     fn spans(&self) -> Checked {
-        let sweepgen = self.heap_global("sweepgen").map_err(text)?;
+        let sweepgen = self.heap_global("sweepgen")?;
         ensure(sweepgen % 2 == 0, || format!("the sweep generation is {sweepgen}"))?;
-        let heap = self.rt.address(Global::Mheap).map_err(text)?;
+        let heap = self.rt.address(Global::Mheap)?;
         // Renamed in 1.26.
         let list = self
             .rt
             .field("runtime.mheap", "heapArenas")
-            .or_else(|_| self.rt.field("runtime.mheap", "allArenas"))
-            .map_err(text)?;
+            .or_else(|_| self.rt.field("runtime.mheap", "allArenas"))?;
         let (array, len) = (
-            self.rt.u64_at(heap + u64::from(list.off)).map_err(text)?,
-            self.rt.u64_at(heap + u64::from(list.off) + 8).map_err(text)?,
+            self.rt.u64_at(heap + u64::from(list.off))?,
+            self.rt.u64_at(heap + u64::from(list.off) + 8)?,
         );
         ensure(len > 0 && len < 1 << 22, || format!("there are {len} arenas"))?;
-        let index = self.rt.u64_at(array).map_err(text)?;
-        let level = self.heap_global("arenas").map_err(text)?;
+        let index = self.rt.u64_at(array)?;
+        let level = self.heap_global("arenas")?;
         let arena = index.checked_mul(8).and_then(|o| level.checked_add(o));
-        let arena = self.rt.u64_at(arena.ok_or("an arena's index wraps around")?).map_err(text)?;
-        let base = index.wrapping_mul(ARENA_BYTES).wrapping_add(ARENA_BASE);
-        let spans = self.rt.field("runtime.heapArena", "spans").map_err(text)?;
-        let spans = self
+        let arena = self
             .rt
-            .bytes_at(arena.wrapping_add(u64::from(spans.off)), spans.size as usize)
-            .map_err(text)?;
+            .u64_at(arena.ok_or_else(|| Wrong("an arena's index wraps around".to_owned()))?)?;
+        let base = index.wrapping_mul(ARENA_BYTES).wrapping_add(ARENA_BASE);
+        let spans = self.rt.field("runtime.heapArena", "spans")?;
+        let spans =
+            self.rt.bytes_at(arena.wrapping_add(u64::from(spans.off)), spans.size as usize)?;
         let mut seen = HashSet::new();
         let (mut in_use, mut right) = (0, 0);
         for (page, &span) in (0..).zip(&words(&spans)) {
             if span == 0 || !seen.insert(span) {
                 continue;
             }
-            let field = |name| self.rt.field_at(span, "runtime.mspan", name).map_err(text);
+            let field = |name| self.rt.field_at(span, "runtime.mspan", name);
             let (start, pages, state) = (field("startAddr")?, field("npages")?, field("state")?);
             // A place whose span was freed still points to it, wherever that is used by now.
             if self.rt.offsets().enum_name("mSpanState", state) != Some("mSpanInUse") {
@@ -361,8 +383,8 @@ impl<M: Memory> Check<'_, M> {
 
     /// mgc.go, `gcStart`: `work.cycles` is the number of the cycle under way, or of the last.
     fn cycle(&self) -> Checked {
-        let number = self.memstats("numgc").map_err(text)? as u32;
-        let cycles = self.rt.u64(Global::Work, "runtime.workType", "cycles").map_err(text)? as u32;
+        let number = self.memstats("numgc")? as u32;
+        let cycles = self.rt.u64(Global::Work, "runtime.workType", "cycles")? as u32;
         if number == 0 {
             self.needs_proof("no collection has ended yet")?;
         }
@@ -373,16 +395,12 @@ impl<M: Memory> Check<'_, M> {
 
     /// mprof.go: the list of buckets, each of the kind of the heap profile.
     fn heap_profile(&self) -> Checked {
-        let rate = self
-            .rt
-            .address(Global::MemProfileRate)
-            .and_then(|a| self.rt.u64_at(a))
-            .map_err(text)?;
-        ensure(rate > 0 && rate <= i64::MAX as u64, || {
+        let rate = self.rt.address(Global::MemProfileRate).and_then(|a| self.rt.u64_at(a))?;
+        ensure(rate > 0 && i64::try_from(rate).is_ok(), || {
             "the program does not keep it (MemProfileRate is 0)".to_owned()
         })?;
-        let head = self.rt.address(Global::Mbuckets).map_err(text)?;
-        let mut bucket = self.rt.u64_at(head).map_err(text)?;
+        let head = self.rt.address(Global::Mbuckets)?;
+        let mut bucket = self.rt.u64_at(head)?;
         if bucket == 0 {
             self.needs_proof("it is empty so far")?;
         }
@@ -390,7 +408,7 @@ impl<M: Memory> Check<'_, M> {
             if bucket == 0 {
                 break;
             }
-            let field = |name| self.rt.field_at(bucket, "runtime.bucket", name).map_err(text);
+            let field = |name| self.rt.field_at(bucket, "runtime.bucket", name);
             let (kind, depth) = (field("typ")?, field("nstk")?);
             // 1 is memProfile; depth is at most `profstackdepth`'s limit.
             ensure(kind == 1 && depth <= 1024, || {
@@ -405,21 +423,17 @@ impl<M: Memory> Check<'_, M> {
     /// newer than all that were.
     fn needs_proof(&self, why: &str) -> Checked {
         match self.rt.offsets().source() {
-            Source::NewerThanKnown(known) => Err(format!(
+            Source::NewerThanKnown(known) => Err(Wrong(format!(
                 "this Go version is newer than {known}, the newest known, and cannot be checked \
                  yet: {why}"
-            )),
+            ))),
             _ => Ok(()),
         }
     }
 }
 
-fn text(error: RuntimeError) -> String {
-    error.to_string()
-}
-
 fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Checked {
-    if holds { Ok(()) } else { Err(otherwise()) }
+    if holds { Ok(()) } else { Err(Wrong(otherwise())) }
 }
 
 fn near(what: &str, a: u64, b: u64) -> Checked {

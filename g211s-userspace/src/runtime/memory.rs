@@ -236,3 +236,120 @@ fn error_of(errno: Errno, address: u64) -> MemoryError {
         other => MemoryError::Other(other),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fake {
+    //! Memory made of a few ranges of bytes.
+
+    use super::{Memory, MemoryError};
+
+    /// Ranges by where they begin; what is in none is unmapped.
+    #[derive(Debug, Default)]
+    pub(crate) struct FakeMemory {
+        pub(crate) ranges: Vec<(u64, Vec<u8>)>,
+        pub(crate) threads: Option<Vec<u64>>,
+    }
+
+    impl FakeMemory {
+        /// Maps `len` zeros.
+        pub(crate) fn map(&mut self, address: u64, len: usize) {
+            self.ranges.push((address, vec![0; len]));
+        }
+
+        /// Writes the low `size` bytes of a number into a mapped range.
+        pub(crate) fn put(&mut self, address: u64, value: u64, size: usize) {
+            let (base, bytes) = self
+                .ranges
+                .iter_mut()
+                .find(|(a, b)| address >= *a && address + size as u64 <= *a + b.len() as u64)
+                .expect("is mapped");
+            let at = (address - *base) as usize;
+            bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+        }
+    }
+
+    impl Memory for FakeMemory {
+        fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+            let found = self.ranges.iter().find_map(|(base, bytes)| {
+                let at = usize::try_from(address.checked_sub(*base)?).ok()?;
+                bytes.get(at..at.checked_add(buf.len())?)
+            });
+            buf.copy_from_slice(found.ok_or(MemoryError::Unmapped(address))?);
+            Ok(())
+        }
+
+        fn threads(&self) -> Option<Vec<u64>> {
+            self.threads.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> ProcessMemory {
+        ProcessMemory::open(&Procfs::default(), std::process::id()).expect("ourselves")
+    }
+
+    #[test]
+    fn reads_what_is_there_and_fails_on_what_is_not() {
+        let (memory, there) = (own(), *b"what is there");
+        let mut buf = [0; 13];
+        memory.read(there.as_ptr() as u64, &mut buf).expect("reads");
+        assert_eq!(buf, there);
+        assert_eq!(memory.read(8, &mut buf), Err(MemoryError::Unmapped(8)));
+        assert_eq!(
+            memory.read(0, &mut vec![0; MAX_READ + 1]),
+            Err(MemoryError::TooLarge(MAX_READ + 1))
+        );
+        memory.read(8, &mut []).expect("nothing is always there");
+        let counts = memory.counts();
+        assert_eq!((counts.bytes, counts.failures), (13, 2));
+        assert_eq!(counts.calls, 3, "two reads, and the look whether it is the same process");
+    }
+
+    #[test]
+    fn one_bad_range_costs_only_itself() {
+        let memory = own();
+        let there: Vec<u64> = (0..3000).collect();
+        let address = |n: usize| &raw const there[n] as u64;
+        let mut bufs = vec![[0_u8; 8]; 3000];
+        // More than one system call takes, with holes at the start, in the middle and at the end.
+        let hole = |n: usize| matches!(n, 0 | 1 | 1023 | 1024 | 1500 | 2999);
+        let mut ranges: Vec<(u64, &mut [u8])> = bufs
+            .iter_mut()
+            .enumerate()
+            .map(|(n, b)| (if hole(n) { 16 } else { address(n) }, &mut b[..]))
+            .collect();
+        let done = memory.read_many(&mut ranges);
+        for (n, (ok, buf)) in done.iter().zip(&bufs).enumerate() {
+            assert_eq!(*ok, !hole(n), "{n}");
+            assert!(!ok || u64::from_le_bytes(*buf) == n as u64, "{n}");
+        }
+        let counts = memory.counts();
+        assert_eq!((counts.bytes, counts.failures), (8 * 2994, 6));
+        assert!(counts.calls < 30, "{} calls", counts.calls);
+        assert_eq!(memory.read_many(&mut []), Vec::<bool>::new());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_or_become_another_is_gone() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let memory = ProcessMemory::open(&Procfs::default(), child.id()).expect("a child");
+        child.kill().expect("kills");
+        child.wait().expect("ends");
+        assert_eq!(memory.read(4096, &mut [0]), Err(MemoryError::Gone));
+        assert_eq!(memory.read_many(&mut [(4096, &mut [0])]), [false]);
+        assert!(matches!(
+            ProcessMemory::open(&Procfs::default(), child.id()),
+            Err(MemoryError::Gone)
+        ));
+    }
+
+    #[test]
+    fn threads_are_told() {
+        let tids = own().threads().expect("ourselves");
+        assert!(tids.contains(&u64::from(std::process::id())));
+    }
+}

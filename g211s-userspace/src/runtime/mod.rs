@@ -12,6 +12,8 @@ pub mod histogram;
 pub mod memory;
 pub mod sampling;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use memory::{Memory, MemoryError};
 
