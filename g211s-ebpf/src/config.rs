@@ -12,13 +12,62 @@ pub const SLICE_HISTORY: usize = 256;
 /// Most CPUs supported.
 pub const MAX_CPUS: u32 = 1024;
 
-/// Value of the `TARGETS` map (key: tgid).
+/// Slots of the `TARGETS` map, as a power of two: so many more than targets that a multiplier under
+/// which no two targets meet is found at once.
+pub const TARGET_BITS: u32 = 12;
+
+/// The slot of `TARGETS` that process `tgid` would have. User space chooses a multiplier for the run under
+/// which each target has one to itself, so a look is one load, without a helper's call.
+#[inline(always)]
+pub const fn target_slot(tgid: u32, multiplier: u32) -> u32 {
+    tgid.wrapping_mul(multiplier) >> (u32::BITS - TARGET_BITS)
+}
+
+/// What the slot of a watched process holds: its tgid, and its index plus one. 0: nobody.
+#[inline(always)]
+pub const fn target_entry(tgid: u32, index: u32) -> u64 {
+    ((tgid as u64) << 32) | (index as u64 + 1)
+}
+
+/// One slot of a CPU's history.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct Slice {
+    /// Switched in, ns; 0: this slot was never used.
+    pub start_ns: u64,
+    /// Switched out, ns; without meaning in the open slice.
+    pub end_ns: u64,
+    /// Who ran.
+    pub tid: u32,
+    /// Its process.
+    pub tgid: u32,
+    /// Its name when it was switched in; zeros for the idle task.
+    pub comm: [u64; 2],
+    /// 1: already sent.
+    pub sent: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Value of the `CPUS` map (key: CPU): who ran on it lately. Written by that CPU in `sched_switch` alone;
+/// another CPU reads it only when a waiting thread migrates away, and user space drops impossible
+/// slices.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct CpuState {
+    /// Slices ended so far; the open one is `slices[ended % SLICE_HISTORY]`.
+    pub ended: u64,
+    /// The last ones.
+    pub slices: [Slice; SLICE_HISTORY],
+}
+
+/// Value of the `CONFIGS` map (key: index of the target).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
 pub struct TargetConfig {
-    /// Index of the target.
-    pub index: u32,
     /// `stwReason` number that begins a GC cycle (sweep termination).
     pub reason_sweep_term: u32,
     /// Number of the `Site` at whose hit the window of a stop closes: the last edge that this
@@ -27,6 +76,8 @@ pub struct TargetConfig {
     /// 1: the target's `gcMarkTermination` is probed, and tells the last stop of a cycle. Else every
     /// stop for mark termination counts as the last.
     pub has_mark_termination: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Value of the `THREADS` map (key: tid): the kernel side's notion of one thread.
@@ -50,11 +101,11 @@ pub struct ThreadRecord {
     pub target: u8,
     /// 1 if it slept since `epoll_ns`.
     pub epoll_slept: u32,
-    /// 1 between `sched_waking` and `sched_wakeup`: runnable, but not on a queue yet.
-    pub waking: u16,
     /// Runnable: where the Go runtime stood when the wait began (0: no GC cycle; 1: in one; 2: in a
     /// stop of the world).
     pub phase: u16,
+    /// Zero.
+    pub reserved: u16,
     /// Time spent in each `ThreadState` (indexed by its number) in intervals that have ended, ns.
     pub state_ns: [u64; THREAD_STATES],
     /// Number of those intervals.
@@ -74,8 +125,8 @@ impl ThreadRecord {
             state: state as u8,
             target,
             epoll_slept: 0,
-            waking: 0,
             phase: 0,
+            reserved: 0,
             state_ns: [0; THREAD_STATES],
             state_count: [0; THREAD_STATES],
         }

@@ -89,16 +89,10 @@ pub struct LossCounters {
     pub lost: [u64; EVENT_CLASSES],
     /// Threads that found the thread table full: their states are unknown.
     pub threads_full: u64,
-    /// Scheduler switches seen on the host (all processes).
-    pub switches: u64,
 }
 
 impl LossCounters {
     /// All zero.
-    pub const ZERO: Self = Self {
-        produced: [0; EVENT_CLASSES],
-        lost: [0; EVENT_CLASSES],
-        threads_full: 0,
-        switches: 0,
-    };
+    pub const ZERO: Self =
+        Self { produced: [0; EVENT_CLASSES], lost: [0; EVENT_CLASSES], threads_full: 0 };
 }

@@ -37,6 +37,8 @@ globals! {
     THRESHOLD_NS / threshold_ns: u64 = 1_000_000;
     /// 1: send every transition.
     STREAM_ALL / stream_all: u32 = 0;
+    /// See `config::target_slot`.
+    TARGET_MULTIPLIER / target_multiplier: u32 = 1;
     /// Ring fill, bytes, past which user space is woken at once.
     WAKE_AT / wake_at: u64 = 1 << 20;
 }

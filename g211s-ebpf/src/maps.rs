@@ -5,37 +5,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use g211s_ebpf::{
-    config::{MAX_CPUS, MAX_TARGETS, SLICE_HISTORY, TargetConfig, ThreadRecord},
+    config::{CpuState, MAX_CPUS, MAX_TARGETS, TARGET_BITS, TargetConfig, ThreadRecord},
     counters::{LossCounters, TargetCounters},
     hist::{HISTS, HistData},
 };
-
-/// One slot of a CPU's history.
-#[repr(C)]
-pub(crate) struct Slice {
-    pub(crate) start_ns: u64,
-    pub(crate) end_ns: u64,
-    pub(crate) tid: u32,
-    pub(crate) tgid: u32,
-    pub(crate) comm: [u64; 2],
-    /// 1: already sent.
-    pub(crate) sent: u32,
-    pub(crate) pad: u32,
-}
-
-/// Who ran on a CPU lately. Written by that CPU in `sched_switch` alone; another CPU
-/// reads it only when a waiting thread migrates away, and user space drops impossible slices.
-#[repr(C)]
-pub(crate) struct CpuState {
-    pub(crate) cur_since_ns: u64,
-    pub(crate) cur_tid: u32,
-    pub(crate) cur_tgid: u32,
-    pub(crate) cur_comm: [u64; 2],
-    /// Slices written so far; the next goes to `head % SLICE_HISTORY`.
-    pub(crate) head: u32,
-    pub(crate) pad: u32,
-    pub(crate) slices: [Slice; SLICE_HISTORY],
-}
 
 /// Where a target's Go runtime stands. Written by uprobes; stops of one target never overlap
 /// (`worldsema`), so there is one writer at a time. Readers on other CPUs may see it a
@@ -65,9 +38,14 @@ pub(crate) struct TargetState {
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
-/// tgid → target. Looked up twice per context switch, so it stays small.
+/// `target_slot` of a tgid → `target_entry`. Looked at twice per context switch of the host, so it is
+/// an array, whose look-up the kernel compiles into a few instructions.
 #[map]
-pub(crate) static TARGETS: HashMap<u32, TargetConfig> = HashMap::with_max_entries(MAX_TARGETS, 0);
+pub(crate) static TARGETS: Array<u64> = Array::with_max_entries(1 << TARGET_BITS, 0);
+
+/// target → how its probes are to be read.
+#[map]
+pub(crate) static CONFIGS: Array<TargetConfig> = Array::with_max_entries(MAX_TARGETS, 0);
 
 /// tid → what we know of a target's thread. Twice the 10,000 threads at which the Go runtime itself
 /// gives up, per target in the common case of one. Resized.

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use g211s_ebpf::config::MAX_TARGETS;
-use g211s_ebpf::event::{EVENT_CLASSES, EventKind, Life, NO_TARGET, Site, ThreadState};
+use g211s_ebpf::event::{EVENT_CLASSES, Life, NO_TARGET, Site, ThreadState};
 use nix::{
     sys::{
         resource::{UsageWho, getrusage},
@@ -24,10 +24,10 @@ use tokio::{
 };
 
 use crate::{
-    allocs::{Action, Governor},
+    allocs::{Action, Governor, LOOK},
     bpf::{self, LoadOptions, Loss, ProbeHandle, ProbeRequest, Session, TargetRequest},
     cli::{ExtraProbe, WatchArgs},
-    event::Event,
+    event::{Event, by_class},
     go::plan,
     model::reason::StwReason,
     record::{
@@ -44,9 +44,9 @@ use crate::{
     target::{self, ResolvedTarget, cgroup::Quotas, procfs::Procfs},
 };
 
-/// Time between two looks at the ring.
-const DRAIN_EVERY: Duration = Duration::from_millis(20);
-/// Time between two reads of the kernel's counters: the step of the correlation's time series.
+/// Time between two looks at the ring and at the kernel's counters, which is the step of the
+/// correlation's time series. Each look takes a CPU from somebody for some 20 µs at least; a ring that
+/// fills sooner says so itself.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Looks for the last switch of an exited thread.
 const LEAVING_TRIES: u32 = 100;
@@ -197,7 +197,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         threshold_ns,
         full: args.full,
         ring_bytes: args.ring,
-        targets: resolved.len() as u32,
+        tgids: resolved.iter().filter_map(|t| t.tgid).collect(),
         // Twice what there is and room for what comes: 10,000 is where the Go runtime gives up.
         threads: resolved.iter().map(|t| 2 * t.threads.len() as u32).sum::<u32>() + 20_480,
         kernel_log: args.kernel_log,
@@ -232,6 +232,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         watched.push(attach_probes(&mut session, index as u8, resolved, &options, &common));
     }
 
+    stand_back();
     // Everything is attached; every program lets nothing pass until the next lines.
     let usage_before = getrusage(UsageWho::RUSAGE_SELF).context("getrusage")?;
     let attach_ns = began.elapsed().as_nanos() as u64;
@@ -309,10 +310,10 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     };
     let deadline =
         Instant::now() + args.duration.saturating_sub(Duration::from_nanos(now_ns() - start_ns));
-    let mut drain = interval(DRAIN_EVERY);
+    let mut look = interval(LOOK);
     let mut counters = interval(INTERVAL);
     let mut second = interval(Duration::from_secs(1));
-    for timer in [&mut drain, &mut counters, &mut second] {
+    for timer in [&mut look, &mut counters, &mut second] {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let resume = args.pause_drain.map(|d| Instant::now() + d);
@@ -338,15 +339,23 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
                 if !run.targets_alive() { break "target_exited" }
                 if run.is_pointless() { break "error" }
             }
-            _ = drain.tick() => {
-                if !paused() { more = run.drain() }
-                run.govern(false);
-            }
+            _ = look.tick(), if run.is_looking() => run.govern(false),
             () = run.session.pressed(), if !paused() => more = run.drain(),
             () = std::future::ready(()), if more && !paused() => more = run.drain(),
         }
     };
     Ok(run.end(reason, attach_ns, &usage_before))
+}
+
+/// From here on a wakeup of this thread preempts nobody (`SCHED_BATCH`, kernel/sched/fair.c
+/// `check_preempt_wakeup_fair`): what is to be read can wait for the end of somebody's slice, and
+/// the target's threads are on those CPUs. Its share of CPU time stays the same, so that a busy host
+/// does not keep it from emptying the ring.
+fn stand_back() {
+    let param = nix::libc::sched_param { sched_priority: 0 };
+    // SAFETY: a system call that reads `param` and changes this thread's scheduling class alone.
+    // Refused (a sandbox), the run goes on as an ordinary thread.
+    let _ = unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_BATCH, &raw const param) };
 }
 
 fn host() -> Host {
@@ -638,6 +647,13 @@ impl Run {
         }
     }
 
+    /// Whether a look at an allocator's probes may be over any moment.
+    fn is_looking(&self) -> bool {
+        let now = now_ns();
+        let mut probed = self.watched.iter().filter(|w| w.alive && !w.alloc_probes.is_empty());
+        probed.any(|w| w.governor.is_looking(now))
+    }
+
     /// Lets the allocator's probes come and go, so that they stay affordable.
     /// `all`: also of those that are in no hurry, i.e. not within a short look.
     fn govern(&mut self, all: bool) {
@@ -807,6 +823,7 @@ impl Run {
         }
         let loss = self.session.loss().unwrap_or_else(|_| Loss::default());
         let bpf_programs = self.session.program_costs();
+        let host_switches = self.session.switches();
         let Self { session, mut sinks, mut console, watched, .. } = self;
         let detach = Instant::now();
         let handles = watched.into_iter().flat_map(|w| {
@@ -823,9 +840,6 @@ impl Run {
         let cpu = |u: &nix::sys::resource::Usage| {
             (u.user_time().num_microseconds() + u.system_time().num_microseconds()) as u64 * 1000
         };
-        let by_class = |n: &[u64; EVENT_CLASSES]| {
-            CLASSES.iter().map(|&(kind, name)| (name.to_owned(), n[kind as usize])).collect()
-        };
         let end = RunEnd {
             end_ns,
             reason: reason.into(),
@@ -834,7 +848,7 @@ impl Run {
             received: by_class(&self.received),
             undecodable: self.undecodable,
             threads_full: loss.threads_full,
-            host_switches: loss.switches,
+            host_switches,
             cost: Cost {
                 agent_cpu_ns: usage
                     .as_ref()
@@ -856,11 +870,3 @@ impl Run {
         sinks
     }
 }
-
-/// Event classes and their names in reports.
-pub const CLASSES: [(EventKind, &str); 4] = [
-    (EventKind::Thread, "thread"),
-    (EventKind::Slice, "slice"),
-    (EventKind::Probe, "probe"),
-    (EventKind::Life, "life"),
-];

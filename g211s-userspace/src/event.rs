@@ -1,8 +1,11 @@
 //! Bytes from the ring buffer (or a recording) → [`Event`]. Total: any input gives an event or an
 //! error, never a panic. Must not know where the bytes came from.
 
+use std::collections::BTreeMap;
+
 use g211s_ebpf::event::{
-    EventKind, Header, Life, LifeEvent, ProbeEvent, Site, SliceEvent, ThreadEvent, ThreadState,
+    EVENT_CLASSES, EventKind, Header, Life, LifeEvent, ProbeEvent, Site, SliceEvent, ThreadEvent,
+    ThreadState,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -93,6 +96,19 @@ impl Event {
             Self::Life(e) => &e.header,
         }
     }
+}
+
+/// Event classes and their names in recordings and reports.
+const CLASSES: [(EventKind, &str); 4] = [
+    (EventKind::Thread, "thread"),
+    (EventKind::Slice, "slice"),
+    (EventKind::Probe, "probe"),
+    (EventKind::Life, "life"),
+];
+
+/// Counts indexed by `EventKind`, by the classes' names.
+pub fn by_class(counts: &[u64; EVENT_CLASSES]) -> BTreeMap<String, u64> {
+    CLASSES.iter().map(|&(kind, name)| (name.to_owned(), counts[kind as usize])).collect()
 }
 
 fn exact<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> Option<T> {

@@ -53,11 +53,15 @@ fn attached_over_not_attached() -> Result<()> {
     let service = Launch::new("service", go::NEW).mode(go::Mode::Plain).start()?;
     throughput(&service)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    // Each measurement stands between two without any observer and is compared with their mean, so
+    // that a drift of the machine or of the service's heap favours nobody.
+    let mut before = throughput(&service)?;
     for pair in 0..PAIRS {
         let running = Attach::new(service.pid(), Duration::from_mins(1)).start()?;
         let attached = throughput(&service)?;
         running.stop(Signal::SIGINT)?;
-        let before = throughput(&service)?;
+        let between = throughput(&service)?;
+        ours.push(attached * 2.0 / (before + between));
         let traced = match Bpftrace::start(&script(&service)) {
             Ok(bpftrace) => {
                 let rps = throughput(&service)?;
@@ -71,8 +75,8 @@ fn attached_over_not_attached() -> Result<()> {
             Err(_) => None,
         };
         let after = throughput(&service)?;
-        ours.push(attached / before);
-        theirs.extend(traced.map(|rps| rps / after));
+        theirs.extend(traced.map(|rps| rps * 2.0 / (between + after)));
+        before = after;
     }
     for (who, ratios) in [("g211s", &ours), ("bpftrace", &theirs)] {
         println!(

@@ -31,8 +31,8 @@ fn record(tid: u32) -> Option<&'static mut ThreadRecord> {
 #[inline(always)]
 fn enter(blocks: impl FnOnce() -> bool) {
     let id = bpf_get_current_pid_tgid();
-    let Some(t) = target::of((id >> 32) as u32) else { return };
-    let Some(c) = target::counters(t.index) else { return };
+    let Some(index) = target::of((id >> 32) as u32) else { return };
+    let Some(c) = target::counters(index) else { return };
     if !blocks() {
         c.epoll_nonblocking += 1;
         return;
@@ -48,8 +48,8 @@ fn enter(blocks: impl FnOnce() -> bool) {
 #[inline(always)]
 fn exit(result: i64) {
     let id = bpf_get_current_pid_tgid();
-    let Some(t) = target::of((id >> 32) as u32) else { return };
-    let Some(c) = target::counters(t.index) else { return };
+    let Some(index) = target::of((id >> 32) as u32) else { return };
+    let Some(c) = target::counters(index) else { return };
     if result > 0 {
         c.epoll_events += result as u64;
     }
@@ -65,7 +65,7 @@ fn exit(result: i64) {
         let took = unsafe { bpf_ktime_get_ns() } - r.epoll_ns;
         c.epoll_slept += 1;
         c.epoll_slept_ns += took;
-        target::observe(t.index, Hist::EpollWait, took);
+        target::observe(index, Hist::EpollWait, took);
     }
     r.epoll_ns = 0;
     r.epoll_slept = 0;

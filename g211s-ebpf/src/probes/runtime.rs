@@ -42,12 +42,12 @@ fn reg<const OFFSET: usize>(ctx: &ProbeContext) -> u64 {
 #[uprobe]
 pub(crate) fn go_edge(ctx: ProbeContext) -> u32 {
     let id = bpf_get_current_pid_tgid();
-    let Some(t) = target::of((id >> 32) as u32) else { return 0 };
+    let Some(index) = target::of((id >> 32) as u32) else { return 0 };
     // SAFETY: helpers without preconditions.
     let (now, cpu, site) = unsafe {
         (bpf_ktime_get_ns(), bpf_get_smp_processor_id(), bpf_get_attach_cookie(ctx.as_ptr()))
     };
-    let Some(ts) = target::state(t.index) else { return 0 };
+    let (Some(ts), Some(t)) = (target::state(index), target::config(index)) else { return 0 };
     let args =
         [reg::<AX>(&ctx), reg::<BX>(&ctx), reg::<CX>(&ctx), reg::<DI>(&ctx), reg::<SI>(&ctx)];
     let begins = site == Site::StwStop as u64;
@@ -62,12 +62,12 @@ pub(crate) fn go_edge(ctx: ProbeContext) -> u32 {
             ts.in_gc = 1;
             ts.gc_start_ns = now;
         }
-        if let Some(c) = target::counters(t.index) {
+        if let Some(c) = target::counters(index) {
             add(&mut c.stw, 1);
             add(&mut c.gc, u64::from(sweep_term));
         }
     }
-    count(t.index, site);
+    count(index, site);
     let stw = ts.stw;
     debug!(&ctx, "site {} stw {} ax {}", site, stw, args[0]);
     send(
@@ -76,7 +76,7 @@ pub(crate) fn go_edge(ctx: ProbeContext) -> u32 {
             header: Header {
                 ts_ns: now,
                 kind: EventKind::Probe as u8,
-                target: t.index as u8,
+                target: index as u8,
                 cpu: cpu as u16,
                 tid: id as u32,
             },
@@ -122,12 +122,12 @@ fn count(index: u32, site: u64) {
 #[uprobe]
 pub(crate) fn go_count(ctx: ProbeContext) -> u32 {
     let id = bpf_get_current_pid_tgid();
-    let Some(t) = target::of((id >> 32) as u32) else { return 0 };
+    let Some(index) = target::of((id >> 32) as u32) else { return 0 };
     // SAFETY: a helper without preconditions.
     let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
-    count(t.index, site);
+    count(index, site);
     if site == Site::McacheAllocLarge as u64
-        && let Some(c) = target::counters(t.index)
+        && let Some(c) = target::counters(index)
     {
         add(&mut c.large_bytes, reg::<BX>(&ctx));
     }

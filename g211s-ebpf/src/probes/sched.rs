@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use g211s_ebpf::{
-    config::{SLICE_HISTORY, ThreadRecord},
+    config::{CpuState, SLICE_HISTORY, Slice, ThreadRecord},
     event::{
         EventKind, Header, Life, LifeEvent, NO_SYSCALL, NO_TARGET, SLICE_OPEN, SLICE_TRUNCATED,
         SliceEvent, THREAD_CLOSES_WINDOW, THREAD_FULL, THREAD_IN_WINDOW, THREAD_OUTLIER,
@@ -19,7 +19,7 @@ use g211s_ebpf::{
 use super::target;
 use crate::{
     globals,
-    maps::{CPUS, CpuState, Slice, THREADS, TargetState},
+    maps::{CPUS, THREADS, TargetState},
     send::{loss, send},
 };
 
@@ -30,7 +30,8 @@ type Task = *const u8;
 const TASK_INTERRUPTIBLE: u32 = 0x1;
 const TASK_UNINTERRUPTIBLE: u32 = 0x2;
 const TASK_DEAD_BITS: u32 = 0x10 | 0x20 | 0x80;
-/// A waker was quicker than our look at the state (kernels that do not pass it along): it slept.
+/// Being woken: `try_to_wake_up` is choosing a CPU. Also seen at a switch-out, where a waker was
+/// quicker than our look at the state (kernels that do not pass it along): then it slept.
 const TASK_WAKING: u32 = 0x200;
 /// `sched_yield` on x86-64.
 const SYS_SCHED_YIELD: i64 = 24;
@@ -104,7 +105,6 @@ fn enter(rec: &mut ThreadRecord, to: ThreadState, now: u64, cpu: u16, phase: u16
     rec.since_ns = now;
     rec.queued_ns = now;
     rec.cpu = cpu;
-    rec.waking = 0;
     rec.phase = phase;
 }
 
@@ -168,7 +168,7 @@ fn cpu_state(cpu: u32) -> Option<&'static mut CpuState> {
 
 #[inline(always)]
 fn send_slice(now: u64, cpu: u16, s: &Slice, flags: u32) {
-    let index = target::of(s.tgid).map_or(NO_TARGET, |t| t.index as u8);
+    let index = target::of(s.tgid).map_or(NO_TARGET, |t| t as u8);
     send(
         EventKind::Slice,
         SliceEvent {
@@ -201,20 +201,21 @@ fn send_slice(now: u64, cpu: u16, s: &Slice, flags: u32) {
 extern "C" fn send_slices(now: u64, cpu: u64, from: u64) -> u64 {
     let Some(cs) = cpu_state(cpu as u32) else { return 0 };
     let cpu = cpu as u16;
-    let head = cs.head;
-    let mut back = 1u32;
-    while back <= SLICE_HISTORY as u32 {
-        if back > head {
+    let ended = cs.ended;
+    let mut back = 1u64;
+    // One less than there are slots: the open slice has one of them.
+    while back < SLICE_HISTORY as u64 {
+        if back > ended {
             return 0;
         }
-        let slot = (head.wrapping_sub(back) as usize) & (SLICE_HISTORY - 1);
+        let slot = (ended.wrapping_sub(back) as usize) & (SLICE_HISTORY - 1);
         let s = &mut cs.slices[slot];
         if s.end_ns <= from {
             return 0;
         }
         if s.sent == 0 {
             s.sent = 1;
-            let last = back == SLICE_HISTORY as u32 && s.start_ns > from;
+            let last = back == SLICE_HISTORY as u64 - 1 && s.start_ns > from;
             send_slice(now, cpu, s, if last { SLICE_TRUNCATED } else { 0 });
         }
         back += 1;
@@ -242,6 +243,33 @@ fn phase(ts: &TargetState) -> u16 {
     }
 }
 
+/// Ends a CPU's open slice and opens the next one.
+#[inline(always)]
+fn turn(cs: &mut CpuState, now: u64, next: Task, tid: u32, tgid: u32) {
+    let open = &mut cs.slices[(cs.ended as usize) & (SLICE_HISTORY - 1)];
+    let mut ended = cs.ended;
+    // 0: our first look at this CPU. Who left it began at an unknown time.
+    if open.start_ns != 0 {
+        open.end_ns = now;
+        open.sent = 0;
+        ended += 1;
+    }
+    let s = &mut cs.slices[(ended as usize) & (SLICE_HISTORY - 1)];
+    s.start_ns = now;
+    s.tid = tid;
+    s.tgid = tgid;
+    s.comm = if tid == 0 {
+        [0; 2]
+    } else {
+        let comm = globals::off_task_comm();
+        // SAFETY: see `read`.
+        unsafe { [read(next, comm), read(next, comm + 8)] }
+    };
+    // Last, and not earlier by the compiler's doing: another CPU finds the open slice by it.
+    // SAFETY: an exclusive reference.
+    unsafe { core::ptr::write_volatile(&raw mut cs.ended, ended) };
+}
+
 #[btf_tracepoint(function = "sched_switch")]
 pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let prev: Task = ctx.arg(1);
@@ -249,33 +277,11 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: helpers without preconditions.
     let (now, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
     let (prev_tid, prev_tgid, next_tid, next_tgid) = (pid(prev), tgid(prev), pid(next), tgid(next));
-    if let Some(l) = loss() {
-        l.switches += 1;
-    }
     if let Some(cs) = cpu_state(cpu) {
-        if cs.cur_since_ns != 0 {
-            let s = &mut cs.slices[(cs.head as usize) & (SLICE_HISTORY - 1)];
-            s.start_ns = cs.cur_since_ns;
-            s.end_ns = now;
-            s.tid = prev_tid;
-            s.tgid = prev_tgid;
-            // SAFETY: see `read`.
-            s.comm[0] = unsafe { read(prev, globals::off_task_comm()) };
-            // SAFETY: see `read`.
-            s.comm[1] = unsafe { read(prev, globals::off_task_comm() + 8) };
-            s.sent = 0;
-            cs.head = cs.head.wrapping_add(1);
-        }
-        cs.cur_since_ns = now;
-        cs.cur_tid = next_tid;
-        cs.cur_tgid = next_tgid;
-        // SAFETY: see `read`.
-        cs.cur_comm[0] = unsafe { read(next, globals::off_task_comm()) };
-        // SAFETY: see `read`.
-        cs.cur_comm[1] = unsafe { read(next, globals::off_task_comm() + 8) };
+        turn(cs, now, next, next_tid, next_tgid);
     }
     if prev_tgid != 0
-        && let Some(t) = target::of(prev_tgid)
+        && let Some(index) = target::of(prev_tgid)
     {
         // `prev_state` as the scheduler read it; the field itself may have moved on since.
         let raw: u32 = if globals::has_prev_state() != 0 {
@@ -285,12 +291,12 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
             unsafe { read(prev, globals::off_task_state()) }
         };
         let preempt = ctx.arg::<u8>(0) != 0;
-        switch_out(now, cpu as u16, prev, prev_tid, t.index, preempt, raw, next_tid);
+        switch_out(now, cpu as u16, prev, prev_tid, index, preempt, raw, next_tid);
     }
     if next_tgid != 0
-        && let Some(t) = target::of(next_tgid)
+        && let Some(index) = target::of(next_tgid)
     {
-        switch_in(now, cpu as u16, next_tid, t.index, prev_tid);
+        switch_in(now, cpu as u16, next_tid, index, prev_tid);
     }
     0
 }
@@ -422,41 +428,31 @@ fn count_wait(index: u32, rec: &ThreadRecord, was: u8, waited: u64) {
 }
 
 /// The waker has decided to wake the thread: from here on it could run. (`perf sched` counts from
-/// here too. `sched_wakeup` may follow on another CPU, an interrupt later.)
+/// here too.) `sched_wakeup` follows, perhaps on another CPU an interrupt later, and has nothing to
+/// add: if the wakeup chooses another CPU, `sched_migrate_task` tells which.
 #[btf_tracepoint(function = "sched_waking")]
 pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
-    wakeup(ctx.arg(0), true);
-    0
-}
-
-/// The thread is on a run queue.
-#[btf_tracepoint(function = "sched_wakeup")]
-pub(crate) fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
-    wakeup(ctx.arg(0), false);
+    wakeup(ctx.arg(0));
     0
 }
 
 /// A new thread is on a run queue for the first time.
 #[btf_tracepoint(function = "sched_wakeup_new")]
 pub(crate) fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
-    wakeup(ctx.arg(0), false);
+    wakeup(ctx.arg(0));
     0
 }
 
 #[inline(always)]
-fn wakeup(task: Task, waking: bool) {
-    let Some(t) = target::of(tgid(task)) else { return };
-    let (index, tid) = (t.index, pid(task));
+fn wakeup(task: Task) {
+    let Some(index) = target::of(tgid(task)) else { return };
+    let tid = pid(task);
     let Some(ts) = target::state(index) else { return };
     let Some(rec) = record(tid, index) else { return };
     let state = rec.state;
     if state >= ThreadState::Running as u8 && state <= ThreadState::RunnableYielded as u8 {
         // A wakeup of a thread that has not left its CPU yet, or is queued already, changes
-        // nothing; the one that `sched_waking` announced tells the queue.
-        if !waking && rec.waking != 0 {
-            rec.waking = 0;
-            rec.cpu = task_cpu(task);
-        }
+        // nothing.
         return;
     }
     // SAFETY: a helper without preconditions.
@@ -469,7 +465,6 @@ fn wakeup(task: Task, waking: bool) {
         send_change(now, rec, ts, &Change { tid, cpu, to, peer: waker, flags });
     }
     enter(rec, ThreadState::RunnableWoken, now, cpu, phase(ts));
-    rec.waking = u16::from(waking);
 }
 
 #[btf_tracepoint(function = "sched_migrate_task")]
@@ -483,13 +478,15 @@ pub(crate) fn sched_migrate_task(ctx: BtfTracePointContext) -> i32 {
 /// A waiting thread changes queues: what it waited for so far was the old CPU's doing.
 #[inline(always)]
 fn migrate(task: Task, dest: u16) {
-    let Some(t) = target::of(tgid(task)) else { return };
-    let (index, tid) = (t.index, pid(task));
+    let Some(index) = target::of(tgid(task)) else { return };
+    let tid = pid(task);
     let Some(ts) = target::state(index) else { return };
     let Some(rec) = THREADS.get_ptr_mut(tid) else { return };
     // SAFETY: see `record`.
     let rec = unsafe { &mut *rec };
-    if rec.waking != 0 {
+    // SAFETY: see `read`.
+    let waking = unsafe { read::<u32>(task, globals::off_task_state()) } == TASK_WAKING;
+    if waking {
         // The wakeup is choosing a queue: it has not waited on any yet.
         rec.cpu = dest;
         return;
@@ -523,15 +520,9 @@ fn migrate(task: Task, dest: u16) {
 #[inline(always)]
 fn send_open_slice(now: u64, cpu: u16) {
     let Some(cs) = cpu_state(u32::from(cpu)) else { return };
-    let s = Slice {
-        start_ns: cs.cur_since_ns,
-        end_ns: now,
-        tid: cs.cur_tid,
-        tgid: cs.cur_tgid,
-        comm: cs.cur_comm,
-        sent: 0,
-        pad: 0,
-    };
+    // A copy: its end is not known yet, and it is not sent for good.
+    let mut s = cs.slices[(cs.ended as usize) & (SLICE_HISTORY - 1)];
+    s.end_ns = now;
     if s.start_ns != 0 && s.start_ns <= now {
         send_slice(now, cpu, &s, SLICE_OPEN);
     }
@@ -563,16 +554,16 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let parent: Task = ctx.arg(0);
     let child: Task = ctx.arg(1);
     // A new process of the target has a tgid of its own and is not followed.
-    if let Some(t) = target::of(tgid(child)) {
+    if let Some(index) = target::of(tgid(child)) {
         let tid = pid(child);
         // Overwrites what an earlier thread of this number may have left.
-        let new = ThreadRecord::new(t.index as u8, ThreadState::Unknown, 0);
+        let new = ThreadRecord::new(index as u8, ThreadState::Unknown, 0);
         if THREADS.insert(tid, new, 0).is_err()
             && let Some(l) = loss()
         {
             l.threads_full += 1;
         }
-        send_life(tid, t.index, Life::ThreadBorn, pid(parent));
+        send_life(tid, index, Life::ThreadBorn, pid(parent));
     }
     0
 }
@@ -580,8 +571,8 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let task: Task = ctx.arg(0);
-    if let Some(t) = target::of(tgid(task)) {
-        send_life(pid(task), t.index, Life::ThreadExited, 0);
+    if let Some(index) = target::of(tgid(task)) {
+        send_life(pid(task), index, Life::ThreadExited, 0);
     }
     0
 }
@@ -590,8 +581,8 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
 pub(crate) fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let task: Task = ctx.arg(0);
     let old: u32 = ctx.arg(1);
-    if let Some(t) = target::of(tgid(task)) {
-        send_life(pid(task), t.index, Life::Exec, old);
+    if let Some(index) = target::of(tgid(task)) {
+        send_life(pid(task), index, Life::Exec, old);
     }
     0
 }

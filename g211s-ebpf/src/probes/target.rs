@@ -1,18 +1,30 @@
 //! What the programs share about targets: the filter, the per-target state, counters, histograms.
 
 use g211s_ebpf::{
-    config::TargetConfig,
+    config::{TargetConfig, target_slot},
     counters::TargetCounters,
     hist::{BUCKETS, HISTS, Hist, HistData, bucket_of},
 };
 
-use crate::maps::{COUNTERS, HISTOGRAMS, STATES, TARGETS, TargetState};
+use crate::{
+    globals,
+    maps::{CONFIGS, COUNTERS, HISTOGRAMS, STATES, TARGETS, TargetState},
+};
 
-/// The target that this process is, if it is one. The first thing every program asks.
+/// Index of the target that this process is, if it is one. The first thing every program asks.
 #[inline(always)]
-pub(crate) fn of(tgid: u32) -> Option<&'static TargetConfig> {
-    // SAFETY: entries are written before attach and removed after detach.
-    TARGETS.get_ptr(tgid).map(|p| unsafe { &*p })
+pub(crate) fn of(tgid: u32) -> Option<u32> {
+    let slot = TARGETS.get_ptr(target_slot(tgid, globals::target_multiplier()))?;
+    // SAFETY: an aligned value of an array map. User space replaces it as a whole while we run.
+    let entry = unsafe { core::ptr::read_volatile(slot) };
+    if entry >> 32 == u64::from(tgid) { (entry as u32).checked_sub(1) } else { None }
+}
+
+/// How a target's probes are to be read.
+#[inline(always)]
+pub(crate) fn config(index: u32) -> Option<&'static TargetConfig> {
+    // SAFETY: a value of an array map, written before the target is let in.
+    CONFIGS.get_ptr(index).map(|p| unsafe { &*p })
 }
 
 /// The runtime's state of a target.

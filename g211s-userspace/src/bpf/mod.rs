@@ -1,35 +1,36 @@
-//! The only room that names aya: loads the embedded object, attaches, drains, reads maps, and
-//! detaches by dropping. Must not know what events mean.
+//! The only room that names aya: loads the embedded object, attaches, drains, and detaches by
+//! dropping (`read` has what it reads from the maps). Must not know what events mean.
 
-use std::{
-    collections::BTreeMap, fs, io, io::Write as _, num::NonZeroU32, os::fd::AsRawFd, path::PathBuf,
-};
+use std::{fs, io, io::Write as _, num::NonZeroU32, os::fd::AsRawFd, path::PathBuf};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{
         BtfTracePoint, ProgramError, TracePoint, UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
 use g211s_ebpf::{
-    config::{TargetConfig, ThreadRecord},
+    config::{CpuState, TargetConfig, ThreadRecord, target_entry, target_slot},
     counters::{LossCounters, TargetCounters},
-    event::{
-        EVENT_CLASSES, EventKind, Header, SITES, Site, THREAD_FINAL, ThreadEvent, ThreadState,
-    },
+    event::{Site, ThreadState},
     hist::{HISTS, HistData},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::record::{Hists, Interval, ProgramCost, SparseHist, ThreadTotals, Unavailable};
+use crate::record::Unavailable;
 
+mod error;
 pub mod features;
 pub mod kernel_btf;
+mod read;
 mod tracefs;
 
+pub use error::{BpfError, NEEDS};
+use error::{failed, not_loaded};
 use kernel_btf::KernelFacts;
+pub use read::Loss;
 pub use tracefs::ensure as ensure_tracefs;
 
 /// The BPF object that build.rs made; empty in a build without the eBPF toolchain.
@@ -37,88 +38,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("G211S_BPF_OBJECT"));
 
 /// Where the kernel publishes its types.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
-
-/// What an old kernel lacks.
-pub const NEEDS: &str = "g211s needs 5.15+ (5.8 for the BPF ring buffer, 5.15 for uprobe cookies)";
-
-/// Why the kernel side could not be set up. Each message says what failed and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum BpfError {
-    /// The build has no eBPF object in it.
-    #[error(
-        "this build of g211s carries no eBPF object: run `cargo xtask setup` and build it again"
-    )]
-    NoObject,
-    /// No BTF.
-    #[error(
-        "{VMLINUX_BTF}: {0}; g211s needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (most \
-         distributions' are)"
-    )]
-    NoBtf(#[source] io::Error),
-    /// BTF that lacks something.
-    #[error(transparent)]
-    Btf(#[from] kernel_btf::BtfError),
-    /// A kernel that lacks what the programs call.
-    #[error("kernel {release} refused {what}: {NEEDS}")]
-    OldKernel {
-        /// Its release.
-        release: String,
-        /// What was tried.
-        what: String,
-    },
-    /// Refused for want of privileges.
-    #[error(
-        "the kernel refused {what}: {why}; run g211s as root, or with CAP_BPF, CAP_PERFMON and \
-         CAP_SYS_PTRACE"
-    )]
-    Privileges {
-        /// What was tried.
-        what: String,
-        /// What the kernel said.
-        why: String,
-    },
-    /// Anything else.
-    #[error("{what}: {why}")]
-    Other {
-        /// What was tried.
-        what: String,
-        /// What went wrong.
-        why: String,
-    },
-}
-
-fn failed(what: impl Into<String>, e: &(dyn std::error::Error + 'static)) -> BpfError {
-    let what = what.into();
-    let mut why = e.to_string();
-    let mut permission = false;
-    let mut source = Some(e);
-    while let Some(s) = source {
-        if let Some(io) = s.downcast_ref::<io::Error>() {
-            permission |= io.kind() == io::ErrorKind::PermissionDenied;
-        }
-        let text = s.to_string();
-        if !why.contains(&text) {
-            why = format!("{why}: {text}");
-        }
-        source = s.source();
-    }
-    // The verifier's log can be megabytes; its end says what it did not like.
-    if let Some(at) = why.char_indices().rev().nth(2000).map(|(at, _)| at) {
-        why = format!("… {}", &why[at..]);
-    }
-    if permission { BpfError::Privileges { what, why } } else { BpfError::Other { what, why } }
-}
-
-/// A program did not load. On a kernel that is too old that is the reason, and not the verifier's log,
-/// which says it in its own way.
-fn not_loaded(name: &str, e: &ProgramError) -> BpfError {
-    let what = format!("loading {name}");
-    let error = failed(what.as_str(), e);
-    if matches!(error, BpfError::Other { .. }) && features::kernel_is_old() {
-        return BpfError::OldKernel { release: features::release(), what };
-    }
-    error
-}
 
 /// What is fixed at load.
 #[derive(Clone, Debug)]
@@ -129,8 +48,8 @@ pub struct LoadOptions {
     pub full: bool,
     /// Size of the ring buffer, bytes: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
-    /// Targets at most.
-    pub targets: u32,
+    /// The targets, by their tgids in the initial PID namespace.
+    pub tgids: Vec<u32>,
     /// Threads at most, of all targets together.
     pub threads: u32,
     /// Let the kernel side log (aya-log) to stderr.
@@ -190,19 +109,6 @@ pub struct TargetRequest {
     pub has_mark_termination: bool,
 }
 
-/// What became of the events so far, summed over CPUs, indexed by `EventKind`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Loss {
-    /// Wanted to be sent.
-    pub produced: [u64; EVENT_CLASSES],
-    /// Found the ring full.
-    pub lost: [u64; EVENT_CLASSES],
-    /// Threads without a record.
-    pub threads_full: u64,
-    /// Context switches on the host.
-    pub switches: u64,
-}
-
 /// `T` as a map value.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -213,6 +119,8 @@ struct Pod<T>(T);
 unsafe impl aya::Pod for Pod<TargetConfig> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Pod<ThreadRecord> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Pod<CpuState> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Pod<TargetCounters> {}
 // SAFETY: as above.
@@ -233,7 +141,11 @@ impl AsRawFd for Ring {
 pub struct Session {
     ebpf: Ebpf,
     ring: AsyncFd<Ring>,
-    targets: HashMap<MapData, u32, Pod<TargetConfig>>,
+    targets: Array<MapData, u64>,
+    configs: Array<MapData, Pod<TargetConfig>>,
+    cpus: Array<MapData, Pod<CpuState>>,
+    /// Which slot of `targets` a tgid has.
+    multiplier: u32,
     threads: HashMap<MapData, u32, Pod<ThreadRecord>>,
     counters: PerCpuArray<MapData, Pod<TargetCounters>>,
     hists: PerCpuArray<MapData, Pod<HistData>>,
@@ -258,14 +170,9 @@ impl log::Log for KernelLog {
 }
 
 /// Scheduler programs: program name and tracepoint, and whether the run is worthless without.
-const SCHED: [(&str, bool, &str); 8] = [
+const SCHED: [(&str, bool, &str); 7] = [
     ("sched_switch", true, ""),
-    ("sched_wakeup", true, ""),
-    (
-        "sched_waking",
-        false,
-        "wakeup delays leave out the time that the wakeup takes to reach a CPU",
-    ),
+    ("sched_waking", true, ""),
     ("sched_wakeup_new", false, "the first run of a new thread has no run-queue delay"),
     ("sched_migrate_task", false, "a wait that moved between CPUs is laid to the last CPU alone"),
     ("sched_process_fork", false, "threads born later are seen from their first switch on"),
@@ -301,6 +208,8 @@ impl Session {
         let (full, has_prev) = (u32::from(options.full), u32::from(facts.has_prev_state));
         let wake_at = u64::from(options.ring_bytes / 4);
         let log_level = if options.kernel_log { u8::MAX } else { 0 };
+        let multiplier = multiplier_for(&options.tgids);
+        let targets = options.tgids.len() as u32;
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&btf))
@@ -312,14 +221,16 @@ impl Session {
             .override_global("HAS_PREV_STATE", &has_prev, true)
             .override_global("THRESHOLD_NS", &options.threshold_ns, true)
             .override_global("STREAM_ALL", &full, true)
+            .override_global("TARGET_MULTIPLIER", &multiplier, true)
             .override_global("WAKE_AT", &wake_at, true)
             .override_global("AYA_LOG_LEVEL", &log_level, false)
             .map_max_entries("EVENTS", options.ring_bytes)
             .map_max_entries("CPUS", cpus as u32)
             .map_max_entries("THREADS", options.threads)
-            .map_max_entries("STATES", options.targets)
-            .map_max_entries("COUNTERS", options.targets)
-            .map_max_entries("HISTOGRAMS", options.targets * HISTS as u32);
+            .map_max_entries("CONFIGS", targets)
+            .map_max_entries("STATES", targets)
+            .map_max_entries("COUNTERS", targets)
+            .map_max_entries("HISTOGRAMS", targets * HISTS as u32);
         let mut ebpf = loader.load(OBJECT).map_err(|e| failed("loading the BPF object", &e))?;
 
         for (name, required, _) in SCHED {
@@ -348,7 +259,10 @@ impl Session {
             .map_err(|e| failed("watching the ring buffer", &e.into_parts().1))?;
         let map_error = |e: aya::maps::MapError| failed("opening a map", &e);
         Ok(Self {
-            targets: HashMap::try_from(take(&mut ebpf, "TARGETS")?).map_err(map_error)?,
+            targets: Array::try_from(take(&mut ebpf, "TARGETS")?).map_err(map_error)?,
+            configs: Array::try_from(take(&mut ebpf, "CONFIGS")?).map_err(map_error)?,
+            cpus: Array::try_from(take(&mut ebpf, "CPUS")?).map_err(map_error)?,
+            multiplier,
             threads: HashMap::try_from(take(&mut ebpf, "THREADS")?).map_err(map_error)?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error)?,
             hists: PerCpuArray::try_from(take(&mut ebpf, "HISTOGRAMS")?).map_err(map_error)?,
@@ -362,7 +276,7 @@ impl Session {
     /// Attaches the scheduler's tracepoints. What is not vital and fails is reported, not fatal.
     ///
     /// # Errors
-    /// [`BpfError`] if `sched_switch` or `sched_wakeup` cannot be attached.
+    /// [`BpfError`] if `sched_switch` or `sched_waking` cannot be attached.
     pub fn attach_sched(&mut self) -> Result<Vec<Unavailable>, BpfError> {
         let mut unavailable = Vec::new();
         for (name, required, costs) in SCHED {
@@ -452,20 +366,22 @@ impl Session {
     /// [`BpfError`] if the table refuses.
     pub fn watch(&mut self, target: TargetRequest) -> Result<(), BpfError> {
         let config = TargetConfig {
-            index: target.index.into(),
             reason_sweep_term: target.reason_sweep_term,
             close_site: target.close_site as u32,
             has_mark_termination: u32::from(target.has_mark_termination),
+            reserved: 0,
         };
-        self.targets
-            .insert(target.tgid, Pod(config), 0)
-            .map_err(|e| failed(format!("watching process {}", target.tgid), &e))
+        let index = u32::from(target.index);
+        let refused = |e| failed(format!("watching process {}", target.tgid), &e);
+        self.configs.set(index, Pod(config), 0).map_err(refused)?;
+        let slot = target_slot(target.tgid, self.multiplier);
+        self.targets.set(slot, target_entry(target.tgid, index), 0).map_err(refused)
     }
 
     /// Stops watching a target: the moment at which every program stops counting it.
     pub fn unwatch(&mut self, tgid: u32) {
-        // Not there any more is as good.
-        let _ = self.targets.remove(&tgid);
+        // An array's value can always be written.
+        let _ = self.targets.set(target_slot(tgid, self.multiplier), 0, 0);
     }
 
     /// Tells the kernel side the state of a thread that it has not seen yet; what it has seen
@@ -505,176 +421,18 @@ impl Session {
             log.flush();
         }
     }
-
-    /// A target's counters, summed over CPUs.
-    ///
-    /// # Errors
-    /// [`BpfError`] if the map cannot be read.
-    pub fn counters(&self, target: u8, ts_ns: u64) -> Result<Interval, BpfError> {
-        let values = self
-            .counters
-            .get(&u32::from(target), 0)
-            .map_err(|e| failed("reading the counters", &e))?;
-        let mut i = Interval { ts_ns, target, hits: vec![0; SITES], ..Interval::default() };
-        for Pod(c) in values.iter() {
-            i.woken += c.woken;
-            i.woken_ns += c.woken_ns;
-            i.preempted += c.preempted;
-            i.preempted_ns += c.preempted_ns;
-            i.yielded += c.yielded;
-            i.yielded_ns += c.yielded_ns;
-            i.oncpu += c.oncpu;
-            i.oncpu_ns += c.oncpu_ns;
-            i.epoll_nonblocking += c.epoll_nonblocking;
-            i.epoll_blocking += c.epoll_blocking;
-            i.epoll_slept += c.epoll_slept;
-            i.epoll_slept_ns += c.epoll_slept_ns;
-            i.epoll_events += c.epoll_events;
-            i.epoll_empty += c.epoll_empty;
-            i.epoll_late += c.epoll_late;
-            i.epoll_late_ns += c.epoll_late_ns;
-            i.stw += c.stw;
-            i.gc += c.gc;
-            i.large_bytes += c.large_bytes;
-            for (sum, n) in i.hits.iter_mut().zip(c.hits) {
-                *sum += n;
-            }
-        }
-        Ok(i)
-    }
-
-    /// A target's histograms, summed over CPUs.
-    ///
-    /// # Errors
-    /// [`BpfError`] if the map cannot be read.
-    pub fn hists(&self, target: u8, ts_ns: u64) -> Result<Hists, BpfError> {
-        let mut hists = BTreeMap::new();
-        for hist in 0..HISTS as u32 {
-            let values = self
-                .hists
-                .get(&(u32::from(target) * HISTS as u32 + hist), 0)
-                .map_err(|e| failed("reading the histograms", &e))?;
-            let mut sum = HistData::EMPTY;
-            for Pod(h) in values.iter() {
-                sum.count += h.count;
-                sum.sum += h.sum;
-                sum.max = sum.max.max(h.max);
-                for (s, b) in sum.buckets.iter_mut().zip(h.buckets) {
-                    *s += b;
-                }
-            }
-            let buckets = sum
-                .buckets
-                .iter()
-                .enumerate()
-                .filter(|&(_, &n)| n > 0)
-                .map(|(b, &n)| (b as u16, n))
-                .collect();
-            let sparse = SparseHist { count: sum.count, sum: sum.sum, max: sum.max, buckets };
-            hists.insert(hist as u8, sparse);
-        }
-        Ok(Hists { ts_ns, target, hists })
-    }
-
-    /// What became of the events so far.
-    ///
-    /// # Errors
-    /// [`BpfError`] if the map cannot be read.
-    pub fn loss(&self) -> Result<Loss, BpfError> {
-        let values = self.loss.get(&0, 0).map_err(|e| failed("reading the loss counters", &e))?;
-        let mut loss = Loss::default();
-        for Pod(l) in values.iter() {
-            for class in 0..EVENT_CLASSES {
-                loss.produced[class] += l.produced[class];
-                loss.lost[class] += l.lost[class];
-            }
-            loss.threads_full += l.threads_full;
-            loss.switches += l.switches;
-        }
-        Ok(loss)
-    }
-
-    /// Takes a thread that has exited out of the table; `None` if it is not there, or has not left
-    /// its CPU for the last time yet.
-    pub fn take_exited(&mut self, tid: u32) -> Option<ThreadTotals> {
-        let Pod(record) = self.threads.get(&tid, 0).ok()?;
-        if record.state != ThreadState::Exited as u8 {
-            return None;
-        }
-        // Gone already is as good.
-        let _ = self.threads.remove(&tid);
-        Some(totals(tid, &record, record.since_ns))
-    }
-
-    /// For each thread still known: the interval that it is in now, as an event, and what it did in
-    /// all. Call after [`Self::unwatch`], when the kernel side has stopped changing the table.
-    pub fn final_threads(
-        &self,
-        now_ns: u64,
-        window: impl Fn(u8) -> u32,
-    ) -> (Vec<ThreadEvent>, Vec<ThreadTotals>) {
-        let mut threads: Vec<_> =
-            self.threads.iter().filter_map(Result::ok).map(|(tid, Pod(r))| (tid, r)).collect();
-        threads.sort_unstable_by_key(|&(tid, _)| tid);
-        let all = threads.iter().map(|(tid, r)| totals(*tid, r, now_ns)).collect();
-        let events = threads
-            .iter()
-            .filter(|(_, r)| r.state != ThreadState::Exited as u8)
-            .map(|&(tid, r)| ThreadEvent {
-                header: Header {
-                    ts_ns: now_ns,
-                    kind: EventKind::Thread as u8,
-                    target: r.target,
-                    cpu: r.cpu,
-                    tid,
-                },
-                since_ns: r.since_ns,
-                queued_ns: r.queued_ns,
-                window: window(r.target),
-                syscall: r.syscall,
-                peer_tid: 0,
-                prev_cpu: r.cpu,
-                from: r.state,
-                to: r.state,
-                flags: THREAD_FINAL,
-                reserved: 0,
-            })
-            .collect();
-        (events, all)
-    }
-
-    /// Time spent in each program, where `kernel.bpf_stats_enabled` (or [`enable_stats`]) is on.
-    pub fn program_costs(&self) -> Vec<ProgramCost> {
-        let mut costs: Vec<_> = self
-            .ebpf
-            .programs()
-            .filter_map(|(name, p)| {
-                let info = p.info().ok()?;
-                let counted = info.run_count() > 0;
-                Some(ProgramCost {
-                    name: name.to_owned(),
-                    runs: counted.then(|| info.run_count()),
-                    run_ns: counted.then(|| info.run_time().as_nanos() as u64),
-                })
-            })
-            .collect();
-        costs.sort_by(|a, b| a.name.cmp(&b.name));
-        costs
-    }
 }
 
-/// A thread's sums, its present interval included up to `now_ns`.
-fn totals(tid: u32, r: &ThreadRecord, now_ns: u64) -> ThreadTotals {
-    let (mut state_ns, mut state_count) = (r.state_ns, r.state_count);
-    if r.since_ns != 0
-        && now_ns > r.since_ns
-        && let Some(ns) = state_ns.get_mut(usize::from(r.state))
-    {
-        *ns += now_ns - r.since_ns;
-        state_count[usize::from(r.state)] += 1;
-    }
-    let exited = r.state == ThreadState::Exited as u8;
-    ThreadTotals { target: r.target, tid, exited, state_ns, state_count }
+/// A multiplier under which each of `tgids` has a slot of `TARGETS` to itself.
+fn multiplier_for(tgids: &[u32]) -> u32 {
+    // Odd multiples of Knuth's hash constant; with 64 targets in 4,096 slots more than half will do.
+    let mut candidates = (0..1_000_000_u32).map(|k| (2 * k + 1).wrapping_mul(0x9e37_79b1));
+    let fits = |&multiplier: &u32| {
+        let mut slots: Vec<u32> = tgids.iter().map(|&t| target_slot(t, multiplier)).collect();
+        slots.sort_unstable();
+        slots.windows(2).all(|pair| pair[0] != pair[1])
+    };
+    candidates.find(fits).unwrap_or(1)
 }
 
 /// Makes the kernel time every BPF program while the returned descriptor lives (5.8+). Costs each

@@ -117,6 +117,16 @@ const SIZES: [usize; 4] = [
     size_of::<LifeEvent>(),
 ];
 const MAX_EVENT: usize = 64;
+/// Which fields of each kind remember something (`Previous`, `Last`), for the decoder's second pass.
+const LEARNT: [&[usize]; 4] =
+    [&[0, 3, 5, 9, 11, 12], &[3, 5, 6, 7, 8], &[0, 4, 5, 6, 7, 8, 9], &[0, 2, 4]];
+/// First column of each event kind.
+const FIRST: [usize; 4] = [
+    COLUMN_FIELDS,
+    COLUMN_FIELDS + FIELDS[0].len(),
+    COLUMN_FIELDS + FIELDS[0].len() + FIELDS[1].len(),
+    COLUMN_FIELDS + FIELDS[0].len() + FIELDS[1].len() + FIELDS[2].len(),
+];
 const COLUMNS: usize =
     COLUMN_FIELDS + FIELDS[0].len() + FIELDS[1].len() + FIELDS[2].len() + FIELDS[3].len();
 
@@ -127,6 +137,15 @@ const _: () = {
         let mut f = 0;
         while f < FIELDS[kind].len() {
             bytes += FIELDS[kind][f].0.1;
+            assert!(matches!(FIELDS[kind][f].0.1, 1 | 2 | 4 | 8), "see `Field::get`");
+            let mut learnt = false;
+            let mut i = 0;
+            while i < LEARNT[kind].len() {
+                learnt |= LEARNT[kind][i] == f;
+                i += 1;
+            }
+            let learns = matches!(FIELDS[kind][f].1, Coding::Previous | Coding::Last(..));
+            assert!(learnt == learns, "see `LEARNT`");
             f += 1;
         }
         assert!(bytes == SIZES[kind] && bytes <= MAX_EVENT, "every byte of an event has a column");
@@ -135,17 +154,30 @@ const _: () = {
 };
 
 impl Field {
+    /// The bytes from the field on. A width known to the compiler makes this a load, not a copy loop:
+    /// decoding is most of a report's time.
+    fn load<const N: usize>(self, event: &[u8]) -> [u8; N] {
+        event[self.0..self.0 + N].try_into().unwrap_or([0; N])
+    }
+
     fn get(self, event: &[u8]) -> u64 {
-        let mut bytes = [0; 8];
-        bytes[..self.1].copy_from_slice(&event[self.0..self.0 + self.1]);
-        u64::from_le_bytes(bytes)
+        match self.1 {
+            1 => u64::from(event[self.0]),
+            2 => u64::from(u16::from_le_bytes(self.load(event))),
+            4 => u64::from(u32::from_le_bytes(self.load(event))),
+            _ => u64::from_le_bytes(self.load(event)),
+        }
     }
 
     /// Whether the value fitted.
     fn set(self, event: &mut [u8], value: u64) -> bool {
-        let bytes = value.to_le_bytes();
-        event[self.0..self.0 + self.1].copy_from_slice(&bytes[..self.1]);
-        bytes[self.1..].iter().all(|b| *b == 0)
+        match self.1 {
+            1 => event[self.0] = value as u8,
+            2 => event[self.0..self.0 + 2].copy_from_slice(&(value as u16).to_le_bytes()),
+            4 => event[self.0..self.0 + 4].copy_from_slice(&(value as u32).to_le_bytes()),
+            _ => event[self.0..self.0 + 8].copy_from_slice(&value.to_le_bytes()),
+        }
+        self.1 == 8 || value >> (8 * self.1) == 0
     }
 }
 
@@ -413,7 +445,8 @@ impl Decoder {
                 return Err("a number does not fit its field");
             }
         }
-        for (i, &(field, coding)) in fields.iter().enumerate() {
+        for &i in LEARNT[usize::from(kind) - 1] {
+            let (field, coding) = fields[i];
             self.memory[first + i].learn(field, coding, bytes);
         }
         Event::decode(bytes).map(Record::Event).map_err(|_| "an event holds an impossible value")
@@ -421,6 +454,11 @@ impl Decoder {
 
     fn varint(&mut self, column: usize) -> Result<u64, &'static str> {
         let cursor = &mut self.cursors[column];
+        // Nearly all are one byte long.
+        if cursor.at < cursor.end && self.raw[cursor.at] < 0x80 {
+            cursor.at += 1;
+            return Ok(self.raw[cursor.at - 1].into());
+        }
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             if cursor.at == cursor.end {
@@ -440,8 +478,7 @@ impl Decoder {
 /// First column and fields of an event kind.
 fn fields_of(kind: u8) -> Option<(usize, &'static [(Field, Coding)])> {
     let kind = usize::from(kind).checked_sub(1).filter(|k| *k < FIELDS.len())?;
-    let first = COLUMN_FIELDS + FIELDS[..kind].iter().map(|f| f.len()).sum::<usize>();
-    Some((first, FIELDS[kind]))
+    Some((FIRST[kind], FIELDS[kind]))
 }
 
 /// LEB128: 7 bits a byte, low first.

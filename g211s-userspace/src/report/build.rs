@@ -26,6 +26,7 @@ use crate::{
         stats::{merge, quantiles},
         verdict::{CauseKind, Runner, syscall_name},
     },
+    event::by_class,
     model::reason::stw_reason_text,
     record::{Interval, ProcessInfo, Settings, SparseHist, Target, ThreadInfo, ThreadTotals},
 };
@@ -149,7 +150,9 @@ pub(super) fn report(p: Pipeline) -> Report {
     let others = sections.collect();
     let end = p.end;
     let events = Events {
-        received: ByClass::new(end.as_ref().map_or(p.state.received, |e| e.received.clone())),
+        received: ByClass::new(
+            end.as_ref().map_or_else(|| by_class(&p.state.received), |e| e.received.clone()),
+        ),
         lost: end.as_ref().map(|e| ByClass::new(e.lost.clone())),
         produced: end.as_ref().map(|e| ByClass::new(e.produced.clone())),
         undecodable: end.as_ref().map_or(0, |e| e.undecodable),

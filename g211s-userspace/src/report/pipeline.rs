@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use g211s_ebpf::event::{Life, ProbeEvent, Site, THREAD_STATES, ThreadEvent};
+use g211s_ebpf::event::{EVENT_CLASSES, Life, ProbeEvent, Site, THREAD_STATES, ThreadEvent};
 
 use super::{
     build::{self, Names},
@@ -201,7 +201,8 @@ pub(super) struct State {
     cpus: Cpus,
     pub(super) names: Names,
     pub(super) notices: Vec<Notice>,
-    pub(super) received: BTreeMap<String, u64>,
+    /// By `EventKind`.
+    pub(super) received: [u64; EVENT_CLASSES],
     pub(super) stray: u64,
     /// Latest time that any record bears, ns.
     pub(super) last_ns: u64,
@@ -237,7 +238,7 @@ impl Pipeline {
                 }
             }
             Record::Event(event) => {
-                *state.received.entry(class(&event).to_owned()).or_insert(0) += 1;
+                state.received[usize::from(event.header().kind)] += 1;
                 if plausible(&event) {
                     self.order.push(event, &mut |e| state.event(&e));
                 } else {
@@ -408,13 +409,4 @@ impl State {
 fn plausible(event: &Event) -> bool {
     let ts_ns = event.header().ts_ns;
     ts_ns < NEVER_NS && !matches!(event, Event::Slice(s) if s.end_ns > ts_ns)
-}
-
-fn class(event: &Event) -> &'static str {
-    match event {
-        Event::Thread(_) => "thread",
-        Event::Slice(_) => "slice",
-        Event::Probe(_) => "probe",
-        Event::Life(_) => "life",
-    }
 }

@@ -58,8 +58,12 @@ func main() {
 				sink = make([]byte, 4096)
 			}
 		case <-stop:
-			var stats debug.GCStats
-			debug.ReadGCStats(&stats)
+			// A cycle is counted before its line is printed. So no cycle begins any more, and
+			// stopping the world waits for the line of the last one (runtime/mgc.go:
+			// gcMarkTermination holds worldsema until it is printed).
+			debug.SetGCPercent(-1)
+			var stats runtime.MemStats
+			runtime.ReadMemStats(&stats)
 			fmt.Println("gcs", stats.NumGC)
 			runtime.KeepAlive(live)
 			return
