@@ -192,7 +192,7 @@ pub fn compare(from: &RuntimeSample, to: &RuntimeSample, ours: &Ours) -> Accurac
     if from.gc_pauses.is_some() {
         let hist = of(&|s| s.gc_pauses.clone());
         let not_kept = Err("Go 1.21 keeps no histogram of it");
-        accuracy.stw_gc = stops(true, ours, edges, hist, not_kept, pauses);
+        accuracy.stw_gc = stops(true, ours, edges, as_ref(&hist), not_kept, pauses);
         let none = || Err("Go 1.21 counts the stops of its collector only");
         accuracy.stw_other = stops(false, ours, edges, none(), none(), None);
     } else {
@@ -200,9 +200,9 @@ pub fn compare(from: &RuntimeSample, to: &RuntimeSample, ours: &Ours) -> Accurac
             of(&|s| s.stw.as_ref().map(|stw| f(stw).clone()))
         };
         let (total, stopping) = (stw(|s| &s.total_gc), stw(|s| &s.stopping_gc));
-        accuracy.stw_gc = stops(true, ours, edges, total, stopping, pauses);
+        accuracy.stw_gc = stops(true, ours, edges, as_ref(&total), as_ref(&stopping), pauses);
         let (total, stopping) = (stw(|s| &s.total_other), stw(|s| &s.stopping_other));
-        accuracy.stw_other = stops(false, ours, edges, total, stopping, None);
+        accuracy.stw_other = stops(false, ours, edges, as_ref(&total), as_ref(&stopping), None);
     }
     let verdicts = [
         &accuracy.stw_gc.verdicts()[..],
@@ -219,6 +219,11 @@ pub fn compare(from: &RuntimeSample, to: &RuntimeSample, ours: &Ours) -> Accurac
         Finding::Unknown
     };
     accuracy
+}
+
+/// A histogram, or why there is none.
+fn as_ref<'a>(hist: &'a Result<TimeHist, &'static str>) -> Result<&'a TimeHist, &'static str> {
+    hist.as_ref().map_err(|why| *why)
 }
 
 /// Two samples' readings.
@@ -323,8 +328,8 @@ fn stops(
     gc: bool,
     ours: &Ours,
     edges: Edges,
-    total: Result<TimeHist, &str>,
-    stopping: Result<TimeHist, &str>,
+    total: Result<&TimeHist, &str>,
+    stopping: Result<&TimeHist, &str>,
     pauses: Option<u64>,
 ) -> Stops {
     let whole = Chosen::new(gc, ours.stops, edges, |s| s.total);
@@ -341,15 +346,14 @@ fn stops(
             ..Numbers::default()
         },
     };
-    let histogram = histogram(&whole, total.as_ref().map_err(|e| *e), ours, |s| s.ours_ns);
+    let histogram = histogram(&whole, total, ours, |s| s.ours_ns);
     let ready = Chosen::new(gc, ours.stops, edges, |s| s.stopping);
-    let stopping = stopping.as_ref().map_err(|e| *e);
     let most = |s: &Counted| s.stopping.map(|t| t.ns.1);
     let stopping = self::histogram(&ready, stopping, ours, most);
     let in_pauses = Chosen::new(gc, ours.stops, edges, |s| s.pause);
     let total = match pauses {
-        Some(ns) => sums(&in_pauses, Some(ns), total.ok().as_ref(), ours),
-        None => sums(&whole, None, total.ok().as_ref(), ours),
+        Some(ns) => sums(&in_pauses, Some(ns), total.ok(), ours),
+        None => sums(&whole, None, total.ok(), ours),
     };
     Stops { count, total, histogram, stopping }
 }

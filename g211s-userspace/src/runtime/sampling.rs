@@ -8,7 +8,8 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::bias::load_bias;
 use super::memory::{ProcessMemory, ReadCounts};
-use super::snapshot::{MRow, Sampler};
+use super::snapshot::Sampler;
+use super::snapshot::ms::{self, MRow};
 use super::{Feature, Runtime};
 use crate::record::{Moment, Reads, RuntimeAccess, RuntimeFeature, RuntimeSample};
 use crate::target::{ResolvedTarget, procfs::Procfs};
@@ -133,7 +134,7 @@ impl RuntimeWatch {
     /// The Ms of threads that were born a moment ago.
     pub fn new_ms(&self, tids: &[u32]) -> BTreeMap<u32, u64> {
         let wanted: Vec<u64> = tids.iter().filter_map(|&tid| self.procid(tid)).collect();
-        let rows = self.sampler.newest(&self.runtime, &wanted, NEWEST);
+        let rows = ms::newest(&self.runtime, &wanted, NEWEST);
         self.by_thread(tids, &rows)
     }
 

@@ -19,6 +19,9 @@ use crate::go::globals::Global;
 use crate::record::{GcSample, GoroutineSample, PSample, RuntimeSample, StwSample};
 
 mod heap;
+pub mod ms;
+
+use ms::MRow;
 
 /// Readings that may be thrown away for one sample.
 const RETRIES: u32 = 8;
@@ -26,8 +29,6 @@ const RETRIES: u32 = 8;
 const RETRY_AFTER: Duration = Duration::from_micros(100);
 /// Most Ps (Go `runtime/runtime2.go` sets no limit of its own since 1.10).
 const MAX_PS: u64 = 4096;
-/// Most Ms looked at: the runtime gives up at 10,000 (`sched.maxmcount`).
-const MAX_MS: usize = 20_000;
 /// `_Gscan` (Go `runtime/runtime2.go`): a flag on top of a goroutine's status.
 const G_SCAN: u64 = 0x1000;
 /// Pages on which statuses lie are read together if nothing else is between them.
@@ -79,18 +80,6 @@ impl What {
     }
 }
 
-/// An M.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MRow {
-    /// Where its struct is.
-    pub address: u64,
-    /// `m.id`.
-    pub id: u64,
-    /// `m.procid`: its thread, in the target's PID namespace; 0: none yet, or an M kept for threads
-    /// that C made.
-    pub procid: u64,
-}
-
 /// Takes samples of one target.
 #[derive(Debug)]
 pub struct Sampler {
@@ -136,6 +125,8 @@ fn read_all<M: Memory>(memory: &M, ranges: &[(u64, usize)]) -> Vec<Option<Vec<u8
 impl Sampler {
     /// Looks up once where everything is. `extra_ms`: see [`Self::learn`].
     pub fn new<M: Memory>(runtime: &Runtime<M>, cgo: bool) -> Self {
+        use Feature::{Cycle, Gc, Goroutines, Heap, Latency, Processors, Spans, StwHistograms};
+
         let mut sampler = Self { plan: Vec::new(), extra_ms: (!cgo).then_some(0) };
         let field = |global, strukt, name| {
             let at = runtime.field(strukt, name).ok()?;
@@ -149,7 +140,6 @@ impl Sampler {
                 sampler.plan.push((what, at, len));
             }
         };
-        use Feature::{Cycle, Gc, Goroutines, Heap, Latency, Processors, Spans, StwHistograms};
         let sched = |name| field(Global::Sched, SCHED, name);
         // Tells of stops, whichever of their counters can be had.
         let either = if usable(StwHistograms) { StwHistograms } else { Gc };
@@ -217,15 +207,15 @@ impl Sampler {
         sample.gc_pauses = reading.hist(What::GcPauseDist);
         sample.stw = stw(&reading);
         sample.gomaxprocs = reading.number(What::Gomaxprocs).map(|n| n as u32);
-        let lists = self.lists(memory, &reading, goroutines);
-        let (ps, statuses) = self.visit(runtime, &lists);
+        let lists = Self::lists(memory, &reading, goroutines);
+        let (ps, statuses) = Self::visit(runtime, &lists);
         sample.ps = ps;
         sample.goroutines = self.goroutines(runtime, &reading, lists.gs.is_some(), &statuses);
         sample
     }
 
     /// Where the Ps and the goroutines are.
-    fn lists<M: Memory>(&self, memory: &M, reading: &Reading, most: u64) -> Lists {
+    fn lists<M: Memory>(memory: &M, reading: &Reading, most: u64) -> Lists {
         let allp = reading
             .bytes(What::Allp)
             .and_then(|b| Some((number(b.get(..8)?)?, number(b.get(8..)?)?)));
@@ -245,7 +235,7 @@ impl Sampler {
     }
 
     /// Reads the Ps and the goroutines' statuses in one go, then the Ps' Ms.
-    fn visit<M: Memory>(&self, runtime: &Runtime<M>, lists: &Lists) -> (Vec<PSample>, Vec<u64>) {
+    fn visit<M: Memory>(runtime: &Runtime<M>, lists: &Lists) -> (Vec<PSample>, Vec<u64>) {
         let at = |strukt, field| runtime.field(strukt, field).ok();
         let p_fields = [at("runtime.p", "id"), at("runtime.p", "status"), at("runtime.p", "m")];
         let ps: &[u64] = lists
@@ -275,7 +265,7 @@ impl Sampler {
             .chunks_exact(p_fields.len())
             .filter_map(|p| Some((value(&p[0])?, value(&p[1])?, value(&p[2])?)))
             .collect();
-        let ms = self.ms_of(runtime, rows.iter().map(|r| r.2).filter(|m| *m != 0));
+        let ms = ms::at(runtime, &rows.iter().map(|r| r.2).filter(|m| *m != 0).collect::<Vec<_>>());
         let rows = rows.into_iter().map(|(id, status, m)| {
             let m = ms.get(&m);
             PSample {
@@ -295,26 +285,6 @@ impl Sampler {
             }
         }
         (rows.collect(), statuses)
-    }
-
-    fn ms_of<M: Memory>(
-        &self,
-        runtime: &Runtime<M>,
-        ms: impl Iterator<Item = u64>,
-    ) -> BTreeMap<u64, MRow> {
-        let fields = ["id", "procid"].map(|f| runtime.field("runtime.m", f).ok());
-        let [Some(id), Some(procid)] = fields else { return BTreeMap::new() };
-        let ms: Vec<u64> = ms.collect();
-        let ranges: Vec<(u64, usize)> = ms
-            .iter()
-            .flat_map(|m| [id, procid].map(|f| (m.wrapping_add(u64::from(f.off)), 8)))
-            .collect();
-        let read = read_all(runtime.memory(), &ranges);
-        let value = |b: &Option<Vec<u8>>| number(b.as_deref()?);
-        let rows = ms.iter().zip(read.chunks_exact(2)).filter_map(|(m, pair)| {
-            Some((*m, MRow { address: *m, id: value(&pair[0])?, procid: value(&pair[1])? }))
-        });
-        rows.collect()
     }
 
     fn goroutines<M: Memory>(
@@ -344,79 +314,13 @@ impl Sampler {
         Some(GoroutineSample { count, system, by_status })
     }
 
-    /// All Ms: a walk along `allm`, a call for each.
+    /// All Ms, and with them what is known of those kept for threads that C made.
     pub fn threads<M: Memory>(&mut self, runtime: &Runtime<M>) -> Vec<MRow> {
-        let mut rows = Vec::new();
-        let mut extra = 0;
-        self.walk(runtime, |row, is_extra| {
-            extra += u64::from(is_extra);
-            rows.push(row);
-            rows.len() < MAX_MS
-        });
+        let (rows, extra) = ms::all(runtime);
         if !rows.is_empty() {
             self.extra_ms = Some(extra);
         }
         rows
-    }
-
-    /// The Ms of these threads, as far as they are among the `most` newest: `allm` begins with the
-    /// newest.
-    pub fn newest<M: Memory>(
-        &self,
-        runtime: &Runtime<M>,
-        procids: &[u64],
-        most: usize,
-    ) -> Vec<MRow> {
-        let mut found: Vec<MRow> = Vec::new();
-        let mut looked = 0;
-        self.walk(runtime, |row, _| {
-            looked += 1;
-            if procids.contains(&row.procid) {
-                found.push(row);
-            }
-            found.len() < procids.len() && looked < most
-        });
-        found
-    }
-
-    /// Goes along `allm` while `visit` (the M; whether it is kept for threads that C made) says so.
-    fn walk<M: Memory>(&self, runtime: &Runtime<M>, mut visit: impl FnMut(MRow, bool) -> bool) {
-        let fields = ["id", "procid", "alllink"].map(|f| runtime.field("runtime.m", f).ok());
-        let [Some(id), Some(procid), Some(link)] = fields else { return };
-        if runtime.usable(Feature::Threads).is_err() {
-            return;
-        }
-        let in_c = runtime.field("runtime.m", "isExtraInC").ok();
-        let end = [Some(id), Some(procid), Some(link), in_c];
-        let end = end.iter().flatten().map(|f| f.off + f.size).max().unwrap_or(0);
-        let start = id.off.min(procid.off);
-        let Ok(mut at) = runtime.address(Global::Allm).and_then(|a| runtime.u64_at(a)) else {
-            return;
-        };
-        // The list is the target's: it may be a ring.
-        for _ in 0..MAX_MS {
-            if at == 0 {
-                return;
-            }
-            let Ok(bytes) =
-                runtime.bytes_at(at.wrapping_add(u64::from(start)), (end - start) as usize)
-            else {
-                return;
-            };
-            let value = |f: crate::go::offsets::Field| {
-                let from = (f.off - start) as usize;
-                number(bytes.get(from..from + f.size.min(8) as usize)?)
-            };
-            let (Some(id), Some(procid), Some(next)) = (value(id), value(procid), value(link))
-            else {
-                return;
-            };
-            let extra = in_c.and_then(value).is_some_and(|n| n != 0);
-            if !visit(MRow { address: at, id, procid }, extra) {
-                return;
-            }
-            at = next;
-        }
     }
 }
 

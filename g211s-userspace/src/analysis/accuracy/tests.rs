@@ -201,7 +201,9 @@ fn go_1_21_is_compared_within_a_probes_hit() {
     let a = check(&real, &old(&real, |_| 0), 0, 16_000 * MS, 21);
     assert_eq!(a.verdict, Finding::Agree);
     let mut seen = old(&real, |_| 0);
-    seen.iter_mut().for_each(|s| s.start_ns -= 50 * US);
+    for s in &mut seen {
+        s.start_ns -= 50 * US;
+    }
     assert_eq!(check(&real, &seen, 0, 16_000 * MS, 21).stw_gc.total.verdict, Finding::Disagree);
 }
 
