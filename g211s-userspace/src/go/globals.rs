@@ -16,6 +16,8 @@ use crate::elf::refs::{Access, CallWith, Reference, references};
 const MAX_FUNCTIONS: usize = 20_000;
 /// Most bytes of their code.
 const MAX_BYTES: u64 = 16 << 20;
+/// Fewer fields than this prove nothing.
+const MIN_FIELDS: usize = 4;
 /// What `schedinit` sets `sched.maxmcount` to (proc.go).
 const MAX_THREADS: u64 = 10_000;
 
@@ -190,31 +192,25 @@ impl<'a> Evidence<'a> {
             r.access == Access::Write && r.size == 4 && r.constant == Some(MAX_THREADS)
         };
         let at = only(self.targets("runtime.schedinit", is_it)?)?;
-        self.confirmed(at, "runtime.schedt", "maxmcount", 6)
+        self.confirmed(at, "runtime.schedt", "maxmcount")
     }
 
-    /// mgc.go, `gcenable`: `memstats.enablegc = true`; and it begins with `heapStats`, whose methods
-    /// are called with its address (mstats.go).
+    /// It begins with `heapStats`, whose methods are called with its address (mstats.go).
     fn memstats(&self) -> Result<u64, String> {
-        let is_it =
-            |r: &Reference| r.access == Access::Write && r.size == 1 && r.constant == Some(1);
-        let at = only(self.targets("runtime.gcenable", is_it)?)?;
-        let base = self.confirmed(at, "runtime.mstats", "enablegc", 4)?;
-        let stats = self.receiver("runtime.(*consistentHeapStats).")?;
-        let inner = self.offset("runtime.mstats", "heapStats.stats")?;
-        agree(base, stats.wrapping_sub(inner))
+        let at = self.receiver("runtime.(*consistentHeapStats).")?;
+        self.confirmed(at, "runtime.mstats", "heapStats.stats")
     }
 
     /// Its methods are called with its address (mgcpacer.go).
     fn gc_controller(&self) -> Result<u64, String> {
         let base = self.receiver("runtime.(*gcControllerState).")?;
-        self.confirmed(base, "runtime.gcControllerState", "", 4)
+        self.confirmed(base, "runtime.gcControllerState", "")
     }
 
     /// Its methods are called with its address (mheap.go).
     fn mheap(&self) -> Result<u64, String> {
         let base = self.receiver("runtime.(*mheap).")?;
-        self.confirmed(base, "runtime.mheap", "", 3)
+        self.confirmed(base, "runtime.mheap", "")
     }
 
     /// proc.go, `allgadd`: `allgs = append(allgs, gp)`; `forEachG` ranges over it.
@@ -267,7 +263,7 @@ impl<'a> Evidence<'a> {
         let candidates = self.targets("runtime.putfull", |r| r.access == Access::Address)?;
         let confirmed = candidates
             .into_iter()
-            .filter(|&at| self.confirmed(at, "runtime.workType", "", 6).is_ok())
+            .filter(|&at| self.confirmed(at, "runtime.workType", "").is_ok())
             .collect();
         only(confirmed)
     }
@@ -342,20 +338,22 @@ impl<'a> Evidence<'a> {
     }
 
     /// The struct that has `field` at `at` (or begins there, for no field), if the code of the whole
-    /// runtime accesses at least `least` of its other fields where the offsets say that they are.
-    fn confirmed(&self, at: u64, strukt: &str, field: &str, least: usize) -> Result<u64, String> {
+    /// runtime accesses most of its numbers where the offsets say that they are. Seen in builds of one
+    /// small program: 81 to 100 % with the right offsets (1.21.13, 1.24.11, 1.27.3), 0 to 37 % at a
+    /// wrong address or with `work` moved by `greenteagc`, but up to 60 % with the structs of
+    /// `staticlockranking`, where only a part has moved. Two thirds lies between, not far from the last.
+    fn confirmed(&self, at: u64, strukt: &str, field: &str) -> Result<u64, String> {
         let off = if field.is_empty() { 0 } else { self.offset(strukt, field)? };
         let base = at.checked_sub(off).ok_or_else(disagree)?;
-        let hit = self
-            .offsets
-            .fields(strukt)
-            .filter(|(name, f)| *name != field && f.size <= 8)
+        let numbers = || self.offsets.fields(strukt).filter(|(_, f)| f.size <= 8);
+        let all = numbers().count();
+        let used = numbers()
             .filter(|(_, f)| self.is_accessed(base.wrapping_add(u64::from(f.off)), f.size))
             .count();
-        if hit >= least {
+        if all >= MIN_FIELDS && used * 3 >= all * 2 {
             Ok(base)
         } else {
-            Err(format!("only {hit} fields of {strukt} are used where they should be"))
+            Err(format!("only {used} of {all} fields of {strukt} are used where they should be"))
         }
     }
 
@@ -400,10 +398,6 @@ fn only(found: BTreeSet<u64>) -> Result<u64, String> {
         (None, _) => Err("the code that uses it looks otherwise than in the known versions".into()),
         (Some(_), Some(_)) => Err("the code that uses it leaves a choice".into()),
     }
-}
-
-fn agree(a: u64, b: u64) -> Result<u64, String> {
-    if a == b { Ok(a) } else { Err(disagree()) }
 }
 
 fn disagree() -> String {

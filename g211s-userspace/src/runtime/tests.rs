@@ -100,7 +100,6 @@ impl Fake {
         }
         self.histogram(Global::Memstats, "runtime.mstats", "gcPauseDist", 2 * COLLECTIONS);
 
-        self.memstats("enablegc", 1);
         self.memstats("numgc", COLLECTIONS);
         self.memstats("last_gc_unix", 777);
         self.memstats("pause_total_ns", 100);
@@ -222,7 +221,7 @@ fn what_is_wrong_switches_off_its_own_feature() {
     use Feature::{
         Cycle, Gc, Goroutines, HeapProfile, Latency, Processors, Spans, StwHistograms, Threads,
     };
-    let cases: [Case; 19] = [
+    let cases: [Case; 18] = [
         (|f| f.put(G, "runtime.g", "goid", 2), &[Goroutines], "first goroutine's id is 2"),
         (|f| f.put(G, "runtime.g", "atomicstatus", 77), &[Goroutines], "status 77"),
         (
@@ -238,7 +237,6 @@ fn what_is_wrong_switches_off_its_own_feature() {
         (|f| f.put(M, "runtime.m", "id", 0), &[Threads], "a thread's id is 0"),
         (|f| f.memory.put(Fake::at(Global::Gomaxprocs), 4, 4), &[Processors], "gomaxprocs is 4"),
         (|f| f.put(P, "runtime.p", "id", 3), &[Processors], "P 0 has id 3"),
-        (|f| f.memstats("enablegc", 0), &[Gc], "enablegc"),
         (|f| f.memstats("last_gc_unix", 1), &[Gc], "not the last end"),
         (|f| f.memstats("numgc", 100), &[Gc, StwHistograms, Cycle], "numgc is 100"),
         (|f| f.sched("maxmcount", 3), &[], ""),
