@@ -16,7 +16,9 @@ use clap::{Args, Parser, Subcommand};
         g211s attach --pid 4242 --duration 5m --json > report.json\n  \
         g211s record --pid 4242 --duration 30s -o stall.g211s\n  \
         g211s report stall.g211s                       the same report, later, anywhere, without root\n  \
-        g211s doctor --pid 4242                        what works on this kernel and this binary, and why"
+        g211s doctor --pid 4242                        what works on this kernel and this binary, and why\n  \
+        g211s ps                                       the Go processes here\n  \
+        g211s goroutines --pid 4242                    its goroutines by creation site and state"
 )]
 pub struct Cli {
     /// What to do.
@@ -46,6 +48,19 @@ pub enum Command {
     /// Say what works on this machine, and on this process, and why
     #[command(after_help = "Examples:\n  g211s doctor\n  g211s doctor --pid 4242 --json")]
     Doctor(DoctorArgs),
+    /// Count a process's goroutines by creation site and state, without stopping it (needs root)
+    #[command(after_help = "Examples:\n  \
+        g211s goroutines --pid 4242                            what its goroutines wait for, by creation site\n  \
+        g211s goroutines --pid 4242 --stacks --top 5           and where they stand\n  \
+        g211s goroutines --pid 4242 --interval 10s --count 6   which sites grow: is there a leak?\n  \
+        g211s goroutines --pid 4242 --json | jq '.groups[] | select(.state == \"chan receive\")'\n\n\
+        The process goes on while it is read; what changed meanwhile is read again, and counted.")]
+    Goroutines(GoroutinesArgs),
+    /// List the Go processes of this machine, and what g211s can do with each (root sees all)
+    #[command(after_help = "Examples:\n  \
+        g211s ps\n  \
+        g211s ps --json | jq '.processes[] | select(.go_version < \"go1.24\") | .pid'")]
+    Ps(PsArgs),
 }
 
 /// What to watch and how: shared by `attach` and `record`.
@@ -125,6 +140,40 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
     /// Print JSON (schema g211s.doctor/1)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `goroutines`.
+#[derive(Debug, Args)]
+pub struct GoroutinesArgs {
+    /// Process to look at
+    #[arg(long, value_name = "PID")]
+    pub pid: u32,
+    /// Walk the stacks as well (of goroutines that do not run)
+    #[arg(long)]
+    pub stacks: bool,
+    /// Count again after this long, and tell which sites grow [default with --count: 10s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub interval: Option<Duration>,
+    /// How often to count [default with --interval: 3]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: Option<u32>,
+    /// How many groups to print
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub top: usize,
+    /// List the runtime's own goroutines too
+    #[arg(long)]
+    pub system: bool,
+    /// Print JSON (schema g211s.goroutines/1), all groups
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Print JSON (schema g211s.ps/1)
     #[arg(long)]
     pub json: bool,
 }

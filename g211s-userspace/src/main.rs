@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use g211s::{
     agent::{self, Sinks},
-    cli::{AttachArgs, Cli, Command, DoctorArgs, RecordArgs, ReportArgs},
-    doctor,
+    census,
+    cli::{AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, PsArgs, RecordArgs, ReportArgs},
+    doctor, ps,
     recording::{Reader, Writer},
     report::{Pipeline, Report, Style, text},
-    target::TargetError,
+    target::{TargetError, procfs::Procfs},
 };
 
 /// Something failed. (2, from clap and from [`TargetError::exit_code`]: what was asked for makes no
@@ -59,6 +60,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Record(args) => record(&args),
         Command::Report(args) => report(&args),
         Command::Doctor(args) => examine(&args),
+        Command::Goroutines(args) => goroutines(&args),
+        Command::Ps(args) => list(&args),
     }
 }
 
@@ -156,4 +159,24 @@ fn examine(args: &DoctorArgs) -> Result<ExitCode> {
         print(&doctor::text(&diagnosis))?;
     }
     Ok(if diagnosis.ok { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
+}
+
+fn goroutines(args: &GoroutinesArgs) -> Result<ExitCode> {
+    let document = runtime()?.block_on(census::command::run(args))?;
+    if args.json {
+        print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
+    } else {
+        print(&census::text::text(&document, args.top))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(args: &PsArgs) -> Result<ExitCode> {
+    let list = ps::list(&Procfs::default())?;
+    if args.json {
+        print(&(serde_json::to_string_pretty(&list)? + "\n"))?;
+    } else {
+        print(&ps::text(&list))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -10,9 +10,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 pub mod buildinfo;
+mod lines;
 pub mod pclntab;
 pub mod refs;
 pub mod sites;
+pub mod symbols;
 
 /// Most bytes of one table that are read into memory at once.
 pub const MAX_TABLE: u64 = 256 << 20;

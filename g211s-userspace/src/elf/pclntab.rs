@@ -13,17 +13,23 @@ use super::{ElfError, ElfFile, MAX_TABLE, c_str, u32_at, u64_at};
 /// Go 1.20+ (`internal/abi/symtab.go`, `Go120PCLnTabMagic`), two pad bytes, minLC 1 (x86),
 /// ptrSize 8.
 const MAGIC: &[u8; 8] = b"\xf1\xff\xff\xff\0\0\x01\x08";
+/// Go 1.18 and 1.19 (`Go118PCLnTabMagic`): shorter `_func`s and longer inlined calls, the rest alike.
+const MAGIC_118: &[u8; 8] = b"\xf0\xff\xff\xff\0\0\x01\x08";
 const HEADER_LEN: u64 = 72;
 const ALIGN: u64 = 8;
 const FTAB_ENTRY: u64 = 8;
-/// Bytes of a `_func` that are read: entryOff, nameOff.
+/// Bytes of a `_func` that every one has: entryOff, nameOff.
 const FUNC_HEAD: u64 = 8;
+/// Bytes that are kept of the last `_func` where they are there: more than any has with its arrays.
+const FUNC_MAX: u64 = 256;
 /// Names are compared and shown up to here (generic instances can be longer).
 const MAX_NAME: usize = 1024;
 /// Names are told apart by this many bytes before they are looked at as a whole (`runtime.`).
 const HEAD: usize = 8;
-/// Bytes of `moduledata` up to and with `etext`; its offsets so far are those of 1.21 to 1.27.
-const MODULE_LEN: u64 = 192;
+/// Bytes of `moduledata` up to and with `etext`; its offsets so far are those of 1.18 to 1.27.
+const MODULE_HEAD: u64 = 192;
+/// Bytes of `moduledata` that are kept: past `gofunc` in every version (344 in 1.27.3, of 568).
+const MODULE_LEN: u64 = 400;
 /// More pointers to the pcHeader than this are not looked at.
 const MAX_CANDIDATES: usize = 64;
 
@@ -47,6 +53,23 @@ pub struct Pclntab {
     names: Vec<u8>,
     /// ftab, then the `_func`s; offsets are from its start.
     funcs: Vec<u8>,
+    /// Where the line tables are, on disk.
+    lines: LineTables,
+    /// The head of `runtime.moduledata`, its pointers relocated; empty where it was not found.
+    module: Vec<u8>,
+}
+
+/// Where the line tables are (start and end, virtual addresses) and which format they have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LineTables {
+    /// Written by Go 1.18 or 1.19.
+    pub(super) is_118: bool,
+    /// `cutab`: for each compilation unit, offsets of its files' names.
+    pub(super) units: (u64, u64),
+    /// `filetab`: the files' names.
+    pub(super) files: (u64, u64),
+    /// `pctab`: values by address, as deltas.
+    pub(super) values: (u64, u64),
 }
 
 struct Header {
@@ -54,7 +77,10 @@ struct Header {
     functions: u64,
     text_start: u64,
     names: (u64, u64),
+    /// cutab, filetab, pctab: each up to the next, the last up to `funcs`.
+    lines: [u64; 3],
     funcs: u64,
+    is_118: bool,
 }
 
 impl Pclntab {
@@ -78,15 +104,16 @@ impl Pclntab {
         if last + FUNC_HEAD > limit - header.funcs {
             return Err(ElfError::Malformed("a function lies outside of its table"));
         }
-        let whole = ftab_len.max(last + FUNC_HEAD);
+        let whole = ftab_len.max(last + FUNC_MAX.min(limit - header.funcs - last));
         let funcs = elf.read_va(funcs_va, whole, MAX_TABLE, "the function table")?;
-        let text = match find_text(elf, &header)? {
-            Some(text) => text,
+        let (text, module) = match find_module(elf, &header)? {
+            Some(found) => found,
             // Before 1.26, and without relocation, the header says it too.
-            None if header.text_start != 0 => header.text_start,
+            None if header.text_start != 0 => (header.text_start, Vec::new()),
             None => return Err(ElfError::Missing("runtime.moduledata (the base of Go's text)")),
         };
-        Ok(Self { text, len: header.functions as usize, names, funcs })
+        let lines = header.line_tables();
+        Ok(Self { text, len: header.functions as usize, names, funcs, lines, module })
     }
 
     /// The header, and how many bytes the table may have.
@@ -100,11 +127,16 @@ impl Pclntab {
             }
         }
         let mut found = None;
-        elf.scan_data(MAGIC, ALIGN, false, |va| {
-            let limit = elf.extent(va);
-            found = Header::read(elf, va).filter(|h| h.is_within(limit)).map(|h| (h, limit));
-            found.is_some()
-        })?;
+        for magic in [MAGIC, MAGIC_118] {
+            elf.scan_data(magic, ALIGN, false, |va| {
+                let limit = elf.extent(va);
+                found = Header::read(elf, va).filter(|h| h.is_within(limit)).map(|h| (h, limit));
+                found.is_some()
+            })?;
+            if found.is_some() {
+                break;
+            }
+        }
         Ok(found)
     }
 
@@ -128,9 +160,62 @@ impl Pclntab {
         (0..self.len).filter_map(|i| self.function(i))
     }
 
-    fn function(&self, index: usize) -> Option<Function<'_>> {
+    /// The function of an index below [`Self::len`].
+    pub(super) fn function(&self, index: usize) -> Option<Function<'_>> {
+        if index >= self.len {
+            return None;
+        }
         let (name, entry, end) = self.raw(index)?;
         Some(Function { name: c_str(name, 0, MAX_NAME)?, entry, end })
+    }
+
+    /// The function that an address lies in, with its index.
+    pub(super) fn find_at(&self, va: u64) -> Option<(usize, Function<'_>)> {
+        let offset = u32::try_from(va.checked_sub(self.text)?).ok()?;
+        let (mut low, mut high) = (0, self.len);
+        while low < high {
+            let middle = low.midpoint(high);
+            if u32_at(&self.funcs, middle * FTAB_ENTRY as usize) <= offset {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let index = low.checked_sub(1)?;
+        let function = self.function(index)?;
+        (function.entry..function.end).contains(&va).then_some((index, function))
+    }
+
+    /// The function that an address lies in.
+    pub fn at(&self, va: u64) -> Option<Function<'_>> {
+        self.find_at(va).map(|(_, function)| function)
+    }
+
+    /// A function's `_func`, with all that follows it.
+    pub(super) fn func(&self, index: usize) -> Option<&[u8]> {
+        if index >= self.len {
+            return None;
+        }
+        self.funcs.get(u32_at(&self.funcs, index * FTAB_ENTRY as usize + 4) as usize..)
+    }
+
+    /// The function name at an offset of `funcnametab`; `None` where none begins there.
+    pub(super) fn name_at(&self, at: usize) -> Option<&[u8]> {
+        if at > 0 && *self.names.get(at - 1)? != 0 {
+            return None;
+        }
+        c_str(&self.names, at, MAX_NAME).filter(|name| !name.is_empty())
+    }
+
+    /// Where the line tables are.
+    pub(super) fn line_tables(&self) -> LineTables {
+        self.lines
+    }
+
+    /// The words of `runtime.moduledata` behind `etext`, as far as they were read.
+    pub(super) fn module_tail(&self) -> impl Iterator<Item = u64> {
+        let tail = self.module.get(MODULE_HEAD as usize..).unwrap_or_default();
+        tail.chunks_exact(8).map(|word| u64_at(word, 0))
     }
 
     /// Name with all that follows it, entry, end.
@@ -176,13 +261,31 @@ impl Pclntab {
 impl Header {
     fn read(elf: &ElfFile, va: u64) -> Option<Self> {
         let h = elf.read_va(va, HEADER_LEN, HEADER_LEN, "the function table's header").ok()?;
-        h.starts_with(MAGIC).then(|| Self {
+        (h.starts_with(MAGIC) || h.starts_with(MAGIC_118)).then(|| Self {
             va,
             functions: u64_at(&h, 8),
             text_start: u64_at(&h, 24),
             names: (u64_at(&h, 32), u64_at(&h, 40)),
+            lines: [u64_at(&h, 40), u64_at(&h, 48), u64_at(&h, 56)],
             funcs: u64_at(&h, 64),
+            is_118: h.starts_with(MAGIC_118),
         })
+    }
+
+    /// The line tables; an empty one where the header contradicts itself (the functions are usable
+    /// all the same).
+    fn line_tables(&self) -> LineTables {
+        let [units, files, values] = self.lines;
+        let table = |from: u64, to: u64| {
+            let range = self.va.checked_add(from).zip(self.va.checked_add(to));
+            range.filter(|(from, to)| from <= to).unwrap_or_default()
+        };
+        LineTables {
+            is_118: self.is_118,
+            units: table(units, files),
+            files: table(files, values),
+            values: table(values, self.funcs),
+        }
     }
 
     fn is_within(&self, limit: u64) -> bool {
@@ -196,12 +299,13 @@ impl Header {
     }
 }
 
-/// `moduledata.text`. The moduledata is found by section `.go.module` (Go 1.26+), else by the
-/// pointer to the pcHeader that it begins with: in place, or as a RELA addend in a PIE.
-fn find_text(elf: &ElfFile, header: &Header) -> Result<Option<u64>, ElfError> {
+/// `moduledata.text`, and the moduledata's head with its pointers relocated. It is found by section
+/// `.go.module` (Go 1.26+), else by the pointer to the pcHeader that it begins with: in place, or as
+/// a RELA addend in a PIE.
+fn find_module(elf: &ElfFile, header: &Header) -> Result<Option<(u64, Vec<u8>)>, ElfError> {
     let mut candidates: Vec<u64> = elf.section(".go.module").map(|s| s.va).into_iter().collect();
-    if let Some(text) = check_candidates(elf, header, &candidates)? {
-        return Ok(Some(text));
+    if let Some(found) = check_candidates(elf, header, &candidates)? {
+        return Ok(Some(found));
     }
     candidates.clear();
     elf.for_each_relative(|place, value| {
@@ -209,8 +313,8 @@ fn find_text(elf: &ElfFile, header: &Header) -> Result<Option<u64>, ElfError> {
             candidates.push(place);
         }
     })?;
-    if let Some(text) = check_candidates(elf, header, &candidates)? {
-        return Ok(Some(text));
+    if let Some(found) = check_candidates(elf, header, &candidates)? {
+        return Ok(Some(found));
     }
     candidates.clear();
     elf.scan_data(&header.va.to_le_bytes(), ALIGN, false, |va| {
@@ -220,11 +324,17 @@ fn find_text(elf: &ElfFile, header: &Header) -> Result<Option<u64>, ElfError> {
     check_candidates(elf, header, &candidates)
 }
 
-fn check_candidates(elf: &ElfFile, header: &Header, at: &[u64]) -> Result<Option<u64>, ElfError> {
+fn check_candidates(
+    elf: &ElfFile,
+    header: &Header,
+    at: &[u64],
+) -> Result<Option<(u64, Vec<u8>)>, ElfError> {
     let mut modules: Vec<(u64, Vec<u8>)> = at
         .iter()
         .filter_map(|&va| {
-            Some((va, elf.read_va(va, MODULE_LEN, MODULE_LEN, "runtime.moduledata").ok()?))
+            let len = MODULE_LEN.min(elf.extent(va) & !7);
+            let bytes = elf.read_va(va, len, MODULE_LEN, "runtime.moduledata").ok()?;
+            (len >= MODULE_HEAD).then_some((va, bytes))
         })
         .collect();
     if modules.is_empty() {
@@ -234,14 +344,14 @@ fn check_candidates(elf: &ElfFile, header: &Header, at: &[u64]) -> Result<Option
         elf.for_each_relative(|place, value| {
             for (va, bytes) in &mut modules {
                 if let Some(at) = place.checked_sub(*va)
-                    && at <= MODULE_LEN - 8
+                    && at.checked_add(8).is_some_and(|end| end <= bytes.len() as u64)
                 {
                     bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
                 }
             }
         })?;
     }
-    Ok(modules.iter().find_map(|(_, m)| text_of(elf, header, m)))
+    Ok(modules.into_iter().find_map(|(_, m)| Some((text_of(elf, header, &m)?, m))))
 }
 
 /// `text` of a moduledata whose fields agree with the header, else `None`.

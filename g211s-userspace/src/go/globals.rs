@@ -235,7 +235,8 @@ impl<'a> Evidence<'a> {
         }
         let at = only(stored)?;
         let readers = self.readers(at, 8);
-        if readers >= 2 { Ok(at) } else { Err(disagree()) }
+        // One at least: a program that does not ask for their number has no `gcount`.
+        if readers >= 1 { Ok(at) } else { Err(disagree()) }
     }
 
     /// proc.go, `mcommoninit`: `mp.alllink = allm`, `atomicstorep(&allm, mp)`; `mexit` walks the list

@@ -4,6 +4,7 @@
 use crate::elf::buildinfo::BuildInfo;
 use crate::elf::pclntab::{Function, Pclntab};
 use crate::elf::sites::{FunctionCode, MAX_CODE, SiteError};
+use crate::elf::symbols::Symbols;
 use crate::elf::{EM_X86_64, ElfError, ElfFile, ReadAt};
 
 pub mod globals;
@@ -141,6 +142,11 @@ impl Binary {
     /// `-buildmode`, where built in.
     pub fn build_mode(&self) -> Option<&str> {
         self.build.setting("-buildmode")
+    }
+
+    /// Its line tables, for look-ups by address.
+    pub fn symbols(&self) -> Symbols<'_> {
+        Symbols::new(&self.elf, &self.functions)
     }
 
     /// Reads a function's machine code for [`decode`](FunctionCode::decode). Fails where it does not

@@ -122,14 +122,31 @@ impl<M: Memory> Runtime<M> {
     pub fn open(memory: M, binary: &Binary, bias: u64) -> Self {
         let offsets = Offsets::for_binary(binary);
         let globals = Globals::find(binary, &offsets);
-        let mut this = Self { memory, bias, offsets, globals, features: Vec::new() };
+        let mut this = Self::with(memory, offsets, globals, bias);
         this.recheck(binary);
         this
     }
 
+    /// The same with what [`open`](Self::open) finds out of the executable, for several processes of
+    /// one. No feature is checked, so none is usable yet: see [`check`](Self::check).
+    pub fn with(memory: M, offsets: Offsets, globals: Globals, bias: u64) -> Self {
+        let features = Feature::ALL.iter().map(|_| Err("not checked".to_owned())).collect();
+        Self { memory, bias, offsets, globals, features }
+    }
+
     /// Checks each feature again: some can only be proven after the first collection.
     pub fn recheck(&mut self, binary: &Binary) {
-        self.features = Feature::ALL.iter().map(|&f| checks::check(self, binary, f)).collect();
+        self.check(binary, &Feature::ALL);
+    }
+
+    /// Checks some features.
+    pub fn check(&mut self, binary: &Binary, features: &[Feature]) {
+        for &feature in features {
+            let found = checks::check(self, binary, feature);
+            if let Some(place) = self.features.get_mut(feature as usize) {
+                *place = found;
+            }
+        }
     }
 
     /// Whether a feature's figures may be believed, or why not.

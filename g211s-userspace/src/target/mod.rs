@@ -9,6 +9,7 @@ use crate::go::{Binary, BinaryError};
 use crate::record::{AttachedProbe, Target, Unavailable};
 
 pub mod cgroup;
+pub mod container;
 pub mod procfs;
 
 use procfs::Procfs;

@@ -136,6 +136,28 @@ impl Procfs {
         Ok(line.trim_end_matches('\0').replace('\0', " "))
     }
 
+    /// All processes, ascending.
+    pub fn processes(&self) -> io::Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            pids.extend(entry?.file_name().to_str().and_then(|n| n.parse::<u32>().ok()));
+        }
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
+    /// Which file the executable is: device, inode, length, time of its last change (ns, modulo).
+    /// `NotFound` also for kernel threads and zombies.
+    pub fn exe_identity(&self, pid: u32) -> io::Result<(u64, u64, u64, i64)> {
+        let m = fs::metadata(self.path(pid, "exe"))?;
+        Ok((
+            m.dev(),
+            m.ino(),
+            m.len(),
+            m.mtime().wrapping_mul(1 << 30).wrapping_add(m.mtime_nsec()),
+        ))
+    }
+
     /// Inode of the process's PID namespace.
     pub fn pid_ns(&self, pid: u32) -> io::Result<u64> {
         Ok(fs::metadata(self.path(pid, "ns/pid"))?.ino())
@@ -278,5 +300,7 @@ mod tests {
             std::env::current_exe().unwrap().to_str().unwrap()
         );
         assert!(proc.pid_ns(pid).expect("ns") > 0);
+        assert!(proc.processes().expect("a list").contains(&pid));
+        assert!(proc.exe_identity(pid).expect("exe").2 > 0);
     }
 }

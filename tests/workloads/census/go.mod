@@ -1,0 +1,3 @@
+module g211s.test/census
+
+go 1.21

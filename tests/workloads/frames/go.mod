@@ -1,0 +1,3 @@
+module g211s.test/frames
+
+go 1.18
