@@ -31,15 +31,16 @@ use crate::{
     go::plan,
     model::reason::StwReason,
     record::{
-        Cost, Host, Interval, Notice, ProbeHits, ProcessInfo, Record, RunEnd, RunStart, Settings,
-        Target, ThreadInfo, Unavailable,
+        Cost, Host, Interval, Moment, Notice, ProbeHits, ProcessInfo, Record, RunEnd, RunStart,
+        Settings, Target, ThreadInfo, Unavailable,
     },
     recording::Writer,
     report::{
-        Note, Pipeline,
+        Note, Pipeline, disagreement,
         format::{clean, duration},
         sentence,
     },
+    runtime::sampling::{self, RuntimeWatch},
     target::{self, ResolvedTarget, cgroup::Quotas, procfs::Procfs},
 };
 
@@ -100,10 +101,16 @@ impl Console {
     /// Prints the pauses that are long enough. (Notices were said when they arose.)
     fn tell(&mut self, notes: &[Note]) {
         for note in notes {
-            if let Note::Stop { stop, .. } = note
-                && stop.total_ns >= self.threshold_ns
-            {
-                self.say(&sentence(stop));
+            match note {
+                Note::Stop { stop, .. } if stop.total_ns >= self.threshold_ns => {
+                    self.say(&sentence(stop));
+                }
+                Note::Disagreement { accuracy, .. } => {
+                    for line in disagreement(accuracy) {
+                        self.say(&format!("!! g211s: {line}"));
+                    }
+                }
+                Note::Stop { .. } | Note::Notice(_) => {}
             }
         }
     }
@@ -142,6 +149,17 @@ struct Watched {
     /// All its other probes.
     probes: Vec<ProbeHandle>,
     quotas: Quotas,
+    /// Its Go runtime's own counters.
+    runtime: Option<RuntimeWatch>,
+}
+
+impl Watched {
+    /// The Go runtime's counters now, if they can be read.
+    fn sample(&self, moment: Moment) -> Option<Record> {
+        let runtime = self.runtime.as_ref().filter(|_| self.alive)?;
+        let sample = runtime.sample(self.request.index, moment, &now_ns);
+        Some(Record::Runtime(Box::new(sample)))
+    }
 }
 
 /// Watches until the duration is over, a signal comes, or the last target is gone; returns the
@@ -227,6 +245,8 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     for w in &watched {
         session.watch(w.request)?;
     }
+    // At once: from here on whatever the runtime counts is in our events as well.
+    let samples: Vec<Record> = watched.iter().filter_map(|w| w.sample(Moment::Start)).collect();
     for w in &mut watched {
         w.governor.attached(start_ns, 0);
         seed_threads(&mut session, &procfs, w);
@@ -260,11 +280,15 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         }
     }
     sinks.push(Record::Start(Box::new(start)), &mut console);
-    for w in &watched {
+    for w in &mut watched {
+        let ms = w.runtime.as_mut().map(|r| r.all_ms(&w.record.threads)).unwrap_or_default();
         for &tid in &w.record.threads {
-            let info = thread_info(&procfs, w, tid);
+            let info = thread_info(&procfs, w, tid, ms.get(&tid).copied());
             sinks.push(Record::Thread(Box::new(info)), &mut console);
         }
+    }
+    for sample in samples {
+        sinks.push(sample, &mut console);
     }
 
     let mut run = Run {
@@ -279,6 +303,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         processes: HashSet::new(),
         pending: Vec::new(),
         born: Vec::new(),
+        samples: Vec::new(),
         exited: Vec::new(),
         windows: BTreeMap::new(),
         start_ns,
@@ -375,6 +400,8 @@ fn attach_probes(
                 .into(),
         });
     }
+    let (runtime, access) = sampling::open(&Procfs::default(), &resolved);
+    record.runtime = Some(access);
     let plan = plan::plan_or_why(&resolved.binary, options);
     record.unavailable.extend(plan.unavailable);
     let mut attached = Vec::new();
@@ -431,6 +458,7 @@ fn attach_probes(
         governor: Governor::default(),
         probes,
         quotas,
+        runtime,
     }
 }
 
@@ -451,13 +479,12 @@ fn seed_threads(session: &mut Session, procfs: &Procfs, w: &mut Watched) {
     w.record.threads = threads;
 }
 
-fn thread_info(procfs: &Procfs, w: &Watched, tid: u32) -> ThreadInfo {
+fn thread_info(procfs: &Procfs, w: &Watched, tid: u32, m_id: Option<u64>) -> ThreadInfo {
     ThreadInfo {
         target: w.request.index,
         tid,
-        // runtime.m0 runs on the main thread (Go runtime/proc.go, `m0`); the other Ms' ids are in
-        // the target's memory.
-        m_id: (tid == w.record.tgid).then_some(0),
+        // runtime.m0 runs on the main thread (Go runtime/proc.go, `m0`).
+        m_id: m_id.or((tid == w.record.tgid).then_some(0)),
         comm: procfs.thread_comm(w.record.pid, tid).unwrap_or_default(),
     }
 }
@@ -478,6 +505,8 @@ struct Run {
     pending: Vec<u32>,
     /// Threads born since the last drain: (target, tid).
     born: Vec<(u8, u32)>,
+    /// Samples whose time the events taken so far may not have reached.
+    samples: Vec<Record>,
     /// Threads that are exiting, and how often they were looked for.
     exited: Vec<(u32, u32)>,
     /// Last window number seen, by target.
@@ -559,9 +588,14 @@ impl Run {
             };
             self.sinks.push(Record::Process(Box::new(info)), &mut self.console);
         }
-        for (target, tid) in std::mem::take(&mut self.born) {
-            if let Some(w) = self.watched.get(usize::from(target)) {
-                let info = thread_info(&self.procfs, w, tid);
+        let born = std::mem::take(&mut self.born);
+        for w in &self.watched {
+            let of = born.iter().filter(|(target, _)| *target == w.request.index);
+            let tids: Vec<u32> = of.map(|(_, tid)| *tid).collect();
+            let ms = w.runtime.as_ref().filter(|_| w.alive && !tids.is_empty());
+            let ms = ms.map(|r| r.new_ms(&tids)).unwrap_or_default();
+            for tid in tids {
+                let info = thread_info(&self.procfs, w, tid, ms.get(&tid).copied());
                 self.sinks.push(Record::Thread(Box::new(info)), &mut self.console);
             }
         }
@@ -584,7 +618,11 @@ impl Run {
         self.exited = later;
     }
 
+    /// Reads counters, after the events of the time before were taken.
     fn intervals(&mut self) {
+        for sample in std::mem::take(&mut self.samples) {
+            self.sinks.push(sample, &mut self.console);
+        }
         for index in 0..self.watched.len() {
             if self.watched[index].alive {
                 self.interval(index as u8);
@@ -685,6 +723,7 @@ impl Run {
     fn every_second(&mut self) {
         use std::fmt::Write as _;
 
+        self.samples.extend(self.watched.iter().filter_map(|w| w.sample(Moment::Running)));
         if let Some(writer) = &mut self.sinks.writer
             && let Err(e) = writer.flush()
         {
@@ -719,6 +758,18 @@ impl Run {
         self.console.status(&line);
     }
 
+    /// Names the Ms of all threads once more: some were too young when they were seen first.
+    fn last_ms(&mut self) {
+        for w in self.watched.iter_mut().filter(|w| w.alive) {
+            let tids = self.procfs.threads(w.record.pid).unwrap_or_default();
+            let ms = w.runtime.as_mut().map(|r| r.all_ms(&tids)).unwrap_or_default();
+            for (tid, m_id) in ms {
+                let info = thread_info(&self.procfs, w, tid, Some(m_id));
+                self.sinks.push(Record::Thread(Box::new(info)), &mut self.console);
+            }
+        }
+    }
+
     /// The end of a run: stop counting, take the rest, detach, and say what it cost.
     fn end(
         mut self,
@@ -726,6 +777,8 @@ impl Run {
         attach_ns: u64,
         usage_before: &nix::sys::resource::Usage,
     ) -> Sinks {
+        // While events still pass: what the runtime has counted by now is in them.
+        let last: Vec<Record> = self.watched.iter().filter_map(|w| w.sample(Moment::End)).collect();
         for w in &self.watched {
             self.session.unwatch(w.request.tgid);
         }
@@ -733,6 +786,10 @@ impl Run {
         // Programs that were past their filter finish within microseconds; what they send counts.
         std::thread::sleep(Duration::from_millis(2));
         while self.drain() {}
+        for sample in std::mem::take(&mut self.samples).into_iter().chain(last) {
+            self.sinks.push(sample, &mut self.console);
+        }
+        self.last_ms();
         let windows = std::mem::take(&mut self.windows);
         let (finals, totals) =
             self.session.final_threads(end_ns, |t| windows.get(&t).copied().unwrap_or_default());

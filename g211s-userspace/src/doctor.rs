@@ -8,8 +8,9 @@ use serde::Serialize;
 use crate::{
     bpf::features::{self, Capability},
     go::plan::{self, PlanOptions},
-    record::{AttachedProbe, Unavailable},
+    record::{AttachedProbe, RuntimeAccess, Unavailable},
     report::format::clean,
+    runtime::sampling,
     target::{self, TargetError, procfs::Procfs},
 };
 
@@ -48,6 +49,8 @@ pub struct TargetDiagnosis {
     pub probes: Vec<AttachedProbe>,
     /// What cannot be had, and why.
     pub unavailable: Vec<Unavailable>,
+    /// Which of the Go runtime's own figures can be read from its memory.
+    pub runtime: RuntimeAccess,
 }
 
 /// Examines the machine, and a process if one is given.
@@ -67,7 +70,9 @@ pub fn examine(pid: Option<u32>) -> Result<Diagnosis, TargetError> {
 }
 
 fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
-    let resolved = target::resolve(&Procfs::default(), pid)?;
+    let procfs = Procfs::default();
+    let resolved = target::resolve(&procfs, pid)?;
+    let (_, runtime) = sampling::open(&procfs, &resolved);
     let mut record = resolved.record(Vec::new(), Vec::new());
     let plan = plan::plan_or_why(&resolved.binary, &PlanOptions::default());
     record.unavailable.extend(plan.unavailable);
@@ -79,6 +84,7 @@ fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
         link_mode: record.link_mode,
         probes: plan.probes.iter().map(plan::PlannedProbe::attached).collect(),
         unavailable: record.unavailable,
+        runtime,
     })
 }
 
@@ -114,6 +120,19 @@ pub fn text(d: &Diagnosis) -> String {
         for u in &t.unavailable {
             line(format!("  NO   {:<20} {}", u.feature, clean(&u.why)));
             line(format!("       {:<20} without it: {}", "", u.costs));
+        }
+        line("  the Go runtime's own figures, read from its memory:".into());
+        if !t.runtime.offsets.is_empty() {
+            line(format!("       {:<20} {}", "offsets", clean(&t.runtime.offsets)));
+        }
+        for f in &t.runtime.features {
+            match &f.why_not {
+                None => line(format!("  yes  {}", f.name)),
+                Some(why) => {
+                    line(format!("  NO   {:<20} {}", f.name, clean(why)));
+                    line(format!("       {:<20} without it: {}", "", f.costs));
+                }
+            }
         }
     }
     line(String::new());

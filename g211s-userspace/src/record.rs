@@ -9,6 +9,13 @@ use g211s_ebpf::event::THREAD_STATES;
 
 use crate::event::Event;
 
+mod runtime;
+
+pub use runtime::{
+    GcSample, GoroutineSample, HeapSample, Moment, PSample, Reads, RuntimeAccess, RuntimeFeature,
+    RuntimeSample, StwSample,
+};
+
 /// One item of a run's stream. A run is `Start`, then any of the others, then (unless it was cut
 /// off) `End`.
 #[derive(Clone, Debug)]
@@ -27,6 +34,8 @@ pub enum Record {
     Thread(Box<ThreadInfo>),
     /// What a thread did in the whole run, at its end or the run's.
     ThreadTotals(Box<ThreadTotals>),
+    /// The Go runtime's own counters of one target: at the start, once a second, at the end.
+    Runtime(Box<RuntimeSample>),
     /// Something the user must know (a probe refused, a target that exited …), when it happened.
     Notice(Box<Notice>),
     /// How the run ended. Last, and once; missing if the recorder was killed.
@@ -105,6 +114,9 @@ pub struct Target {
     pub cpus_allowed: String,
     /// Threads at attach.
     pub threads: Vec<u32>,
+    /// Which of the runtime's own figures can be read; `None` in older recordings.
+    #[serde(default)]
+    pub runtime: Option<RuntimeAccess>,
 }
 
 /// A probe in the target's text.

@@ -81,6 +81,13 @@ impl Attach {
         self.args(&["--record", &file.to_string_lossy()])
     }
 
+    /// With its report as text.
+    #[must_use]
+    pub fn as_text(mut self) -> Self {
+        self.args.retain(|a| a != "--json");
+        self
+    }
+
     /// With this environment variable.
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {

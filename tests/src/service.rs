@@ -116,7 +116,17 @@ impl Service {
 
     /// Writes a line to its standard input and waits for the line that starts with `answer`.
     pub fn ask(&mut self, text: &str, answer: &str) -> Result<String> {
-        writeln!(self.proc.stdin()?, "{text}")?;
+        self.say(text)?;
+        self.hear(answer)
+    }
+
+    /// Writes a line to its standard input.
+    pub fn say(&mut self, text: &str) -> Result<()> {
+        writeln!(self.proc.stdin()?, "{text}").context("writing to the service")
+    }
+
+    /// Waits for the line that starts with `answer`; the rest of it.
+    pub fn hear(&mut self, answer: &str) -> Result<String> {
         let line = self.proc.wait_line(|l| l.text.starts_with(answer), PATIENCE)?;
         Ok(line.text.trim_start_matches(answer).trim().to_owned())
     }

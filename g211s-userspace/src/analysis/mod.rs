@@ -1,6 +1,7 @@
 //! What a run's model says about causes: verdicts on pauses, statistics, correlation. Pure
 //! functions of the model; must not know files, BPF, clocks or how anything is printed.
 
+pub mod accuracy;
 pub mod correlate;
 pub mod delay;
 pub mod stats;

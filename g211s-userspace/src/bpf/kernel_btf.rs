@@ -118,10 +118,10 @@ impl<'a> KernelBtf<'a> {
     pub fn offset(&self, structure: &str, path: &str) -> Result<u32, BtfError> {
         let missing = || BtfError::Missing(format!("{structure}.{path}"));
         let mut id = *self.structs.get(structure.as_bytes()).ok_or_else(missing)?;
-        let mut bits = 0;
+        let mut bits = 0_u32;
         for name in path.split('.') {
             let (offset, of) = self.member(id, name.as_bytes(), 0).ok_or_else(missing)?;
-            bits += offset;
+            bits = offset.checked_add(bits).ok_or_else(missing)?;
             id = self.strip(of);
         }
         Ok(bits / 8)
@@ -143,7 +143,7 @@ impl<'a> KernelBtf<'a> {
             if n == 0
                 && let Some((inner, of)) = self.member(self.strip(of), name, depth + 1)
             {
-                return Some((off + inner, of));
+                return Some((off.checked_add(inner)?, of));
             }
         }
         None
@@ -255,6 +255,17 @@ mod tests {
         assert_eq!(btf.offset("task_struct", "other"), Ok(12));
         assert!(matches!(btf.offset("task_struct", "nope"), Err(BtfError::Missing(_))));
         assert!(matches!(btf.offset("nope", "pid"), Err(BtfError::Missing(_))));
+    }
+
+    #[test]
+    fn offsets_that_add_up_to_too_much_are_missing() {
+        let mut bytes = sample();
+        for offset in [32_u32, 96] {
+            let at = bytes.windows(4).rposition(|w| w == offset.to_ne_bytes()).unwrap();
+            bytes[at..at + 4].copy_from_slice(&u32::MAX.to_ne_bytes());
+        }
+        let btf = KernelBtf::parse(&bytes).unwrap();
+        assert!(matches!(btf.offset("task_struct", "pid"), Err(BtfError::Missing(_))));
     }
 
     #[test]

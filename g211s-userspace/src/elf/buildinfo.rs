@@ -84,7 +84,8 @@ impl BuildInfo {
                     self.module_version = words.next().and_then(some);
                 }
                 Some("build") => {
-                    if let Some((key, value)) = line["build\t".len()..].split_once('=') {
+                    let setting = line.strip_prefix("build\t").and_then(|s| s.split_once('='));
+                    if let Some((key, value)) = setting {
                         self.settings.push((unquote(key), unquote(value)));
                     }
                 }
@@ -152,6 +153,13 @@ mod tests {
             assert_eq!(info.setting("-ldflags"), Some("-X \"a b\""));
             assert_eq!(info.setting("GOAMD64"), None);
         }
+    }
+
+    #[test]
+    fn a_setting_without_a_value_is_none() {
+        let mut info = BuildInfo::default();
+        info.parse_modinfo("build\nbuild\t\nbuild\tx\nbuild\ta=b");
+        assert_eq!(info.settings, [("a".to_owned(), "b".to_owned())]);
     }
 
     #[test]

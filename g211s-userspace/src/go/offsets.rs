@@ -131,9 +131,10 @@ impl Offsets {
     }
 }
 
-/// Experiments (`GOEXPERIMENT`) under which no struct of the table differed, where this was measured
-/// on builds of Go 1.21.13 to 1.27.3 with each. `greenteagc` and its opposite, `noallocheaders`,
-/// `nospinbitmutex`, `pagetrace` and `staticlockranking` do change some.
+/// Experiments (`GOEXPERIMENT`) under which no struct of the table differed, each measured by the
+/// DWARF of a build with it on one release only (`arenas` and `synctest` on two): on others it is
+/// taken to be so. `greenteagc` (1.25) and its opposite (1.26, 1.27), `noallocheaders`,
+/// `nospinbitmutex`, `pagetrace` and `staticlockranking` were seen to change some.
 const HARMLESS: [&str; 11] = [
     "arenas",
     "boringcrypto",

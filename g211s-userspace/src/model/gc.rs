@@ -211,7 +211,7 @@ impl GcTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::stw::EndEvidence;
+    use crate::model::stw::{EndEvidence, Marks};
 
     fn stop(n: u32, reason: StwReason, start_ns: u64, end_ns: u64, ends_cycle: bool) -> Outcome {
         Outcome::Complete(Stop {
@@ -227,6 +227,7 @@ mod tests {
             runtime_total_ns: None,
             gave_up: Vec::new(),
             ends_cycle,
+            marks: Marks::default(),
         })
     }
 
@@ -277,6 +278,7 @@ mod tests {
             end_ns: None,
             runtime_total_ns: None,
             missing: vec!["end"],
+            marks: Marks::default(),
         }));
         gc.stop(&stop(3, Sweep, 300, 310, false));
         gc.stop(&stop(4, Mark, 400, 410, true));

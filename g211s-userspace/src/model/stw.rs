@@ -37,6 +37,23 @@ pub enum EndEvidence {
     StartEntry,
 }
 
+/// What lies around the moments at which the runtime counts a stop, as far as seen, ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The runtime's `startedStopping` and `finishedStopping`.
+    pub told_ns: Option<u64>,
+    /// See `told_ns`.
+    pub finished_ns: Option<u64>,
+    /// Entry of `gcMarkTermination`.
+    pub mark_termination_ns: Option<u64>,
+    /// Entry of `finishGCTransition`.
+    pub transition_ns: Option<u64>,
+    /// Entry of `startTheWorldWithSema`.
+    pub start_world_ns: Option<u64>,
+    /// The call that records the total.
+    pub record_ns: Option<u64>,
+}
+
 /// A stop whose boundaries are all known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stop {
@@ -65,6 +82,8 @@ pub struct Stop {
     pub gave_up: Vec<(u64, u32)>,
     /// The last stop of a GC cycle (a mark termination that held).
     pub ends_cycle: bool,
+    /// When the runtime counted it.
+    pub marks: Marks,
 }
 
 impl Stop {
@@ -96,6 +115,9 @@ pub struct IncompleteStop {
     pub runtime_total_ns: Option<u64>,
     /// What was not seen: `start`, `stopped`, `end`.
     pub missing: Vec<&'static str>,
+    /// When the runtime counted it.
+    #[serde(skip)]
+    pub marks: Marks,
 }
 
 /// A stop that has left the tracker.
@@ -115,7 +137,7 @@ struct Draft {
     runtime_total: Option<(u64, u64)>,
     transition: Option<(u64, u64)>,
     gave_up: Vec<(u64, u32)>,
-    mark_termination: bool,
+    mark_termination: Option<u64>,
     last_ns: u64,
     /// No more hits will come.
     cut: bool,
@@ -185,7 +207,7 @@ impl StwTracker {
             Site::StwStopped => draft.stopped_ns = Some(ts),
             Site::StwStart => draft.start = Some((ts, e.args)),
             Site::StwEnd => draft.runtime_total = Some((ts, e.args[1])),
-            Site::GcMarkTermination => draft.mark_termination = true,
+            Site::GcMarkTermination => draft.mark_termination = Some(ts),
             Site::GcStopM => draft.gave_up.push((ts, e.header.tid)),
             Site::GcTransitionEnd => draft.transition = Some((ts, e.args[1])),
             _ => {}
@@ -275,6 +297,14 @@ fn resolve(n: u32, mut d: Draft, arguments: Arguments) -> Outcome {
         .filter(|_| arguments != Arguments::None)
         .or_else(|| now?.checked_sub(told?));
     let reason = d.entry.map(|(.., r)| r).or(reason);
+    let marks = Marks {
+        told_ns: told,
+        finished_ns: runtime_stopping_ns.and(finished),
+        mark_termination_ns: d.mark_termination,
+        transition_ns: d.transition.map(|(ts, _)| ts),
+        start_world_ns: start_hit,
+        record_ns: d.runtime_total.filter(|_| arguments != Arguments::None).map(|(ts, _)| ts),
+    };
     match (d.entry, finished, end) {
         (Some((start_ns, stopper_tid, reason)), Some(stopped_at_ns), Some((end_ns, evidence)))
             if start_ns <= stopped_at_ns =>
@@ -297,7 +327,8 @@ fn resolve(n: u32, mut d: Draft, arguments: Arguments) -> Outcome {
                 // Any one of these is enough, so that one lost hit does not undo a cycle:
                 // gcMarkDone's attempts that do not hold pass no `now` and end no transition.
                 ends_cycle: mark_term
-                    && (d.mark_termination || now.is_some() || by_transition.is_some()),
+                    && (d.mark_termination.is_some() || now.is_some() || by_transition.is_some()),
+                marks,
             })
         }
         _ => {
@@ -322,6 +353,7 @@ fn resolve(n: u32, mut d: Draft, arguments: Arguments) -> Outcome {
                 end_ns: end.map(|(ns, _)| ns),
                 runtime_total_ns,
                 missing,
+                marks,
             })
         }
     }
@@ -425,6 +457,13 @@ mod tests {
                     end_ns: Some(940),
                     runtime_total_ns: Some(240),
                     missing: vec!["start"],
+                    marks: Marks {
+                        told_ns: Some(700),
+                        finished_ns: Some(800),
+                        start_world_ns: Some(900),
+                        record_ns: Some(950),
+                        ..Marks::default()
+                    },
                 }),
                 Outcome::Incomplete(IncompleteStop {
                     n: 1,
@@ -434,6 +473,7 @@ mod tests {
                     end_ns: None,
                     runtime_total_ns: None,
                     missing: vec!["stopped", "end"],
+                    marks: Marks::default(),
                 }),
             ]
         );

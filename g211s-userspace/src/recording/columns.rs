@@ -249,6 +249,7 @@ pub(super) fn json_of(record: &Record) -> Option<(u8, &'static str, serde_json::
         Record::Notice(r) => (FIRST_JSON_TAG + 5, "notice", serde_json::to_vec(r)),
         Record::End(r) => (FIRST_JSON_TAG + 6, "end", serde_json::to_vec(r)),
         Record::ThreadTotals(r) => (FIRST_JSON_TAG + 7, "thread totals", serde_json::to_vec(r)),
+        Record::Runtime(r) => (FIRST_JSON_TAG + 8, "runtime", serde_json::to_vec(r)),
     })
 }
 
@@ -262,6 +263,7 @@ fn from_json(tag: u8, json: &[u8]) -> Result<Record, &'static str> {
         5 => serde_json::from_slice(json).map(Record::Notice),
         6 => serde_json::from_slice(json).map(Record::End),
         7 => serde_json::from_slice(json).map(Record::ThreadTotals),
+        8 => serde_json::from_slice(json).map(Record::Runtime),
         _ => return Err("unknown record type"),
     }
     .map_err(|_| "a record's JSON does not fit its type")

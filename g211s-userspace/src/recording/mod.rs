@@ -1,7 +1,9 @@
 //! The recording file (`.g211s`): a run's stream of [`Record`](crate::record::Record)s on disk,
 //! in the order they were made. Must not know BPF, the model or the report.
 //!
-//! # Format 1
+//! # Format 2
+//!
+//! Format 1 is the same without the records of the Go runtime's own counters, and is read as well.
 //!
 //! All numbers are little-endian.
 //!
@@ -31,7 +33,7 @@ pub use writer::Writer;
 
 /// Version of the file's layout. What the events' bytes mean is versioned by
 /// [`g211s_ebpf::ABI_VERSION`].
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
 /// First bytes of every recording. Not text, so that nothing mistakes it for text; CR LF shows a
 /// transfer in text mode.

@@ -13,7 +13,8 @@ use proptest::prelude::*;
 use super::writer::block_header;
 use super::*;
 use crate::event::Event;
-use crate::record::{Interval, Notice, Record};
+use crate::record::{Interval, Moment, Notice, Record, RuntimeSample, StwSample, Target};
+use crate::runtime::histogram::TimeHist;
 
 /// A small deterministic generator.
 struct Rng(u64);
@@ -252,6 +253,36 @@ fn zeros_after_a_crash_are_a_cut() {
     let (records, error, truncated) = read(&bytes);
     assert!(error.is_none());
     assert_eq!((records.len(), truncated), (shown(&blocks).len(), 100_000));
+}
+
+#[test]
+fn samples_come_back_and_older_recordings_open() {
+    let stw = StwSample {
+        total_gc: TimeHist { buckets: vec![(3, 4), (159, u64::MAX)], underflow: 1, overflow: 2 },
+        ..StwSample::default()
+    };
+    let sample = RuntimeSample {
+        begin_ns: 5,
+        moment: Moment::End,
+        stw: Some(stw),
+        ..RuntimeSample::default()
+    };
+    let bytes = file_of("samples", &[vec![Record::Runtime(Box::new(sample.clone()))]]);
+    let (records, error, _) = read(&bytes);
+    assert!(error.is_none());
+    assert_eq!(records, [format!("{:?}", Record::Runtime(Box::new(sample)))]);
+
+    // Format 1 is the same without such records.
+    let mut old = file_of("old", &three_blocks());
+    let records = read(&old).0;
+    old[8] = 1;
+    assert_eq!((read(&old).0, read(&old).1.is_none()), (records, true));
+    let target: Target = serde_json::from_str(
+        r#"{"pid":1,"tgid":1,"comm":"c","exe":"e","cgroup":"/","go_version":"go1.27.3","module":null,
+           "link_mode":[],"probes":[],"unavailable":[],"cpus_allowed":"0","threads":[1]}"#,
+    )
+    .unwrap();
+    assert_eq!(target.runtime, None);
 }
 
 #[test]

@@ -14,12 +14,13 @@ use super::{
     schema::{
         Alloc, Behind, BehindFor, BehindProcess, BlockingPolls, ByClass, ByKind, CauseReport,
         CauseTotal, DelayReport, Delays, Dist, Events, Gc, LateWakes, Netpoll, NonblockingPolls,
-        PartOfStop, Report, Run, Runqueue, SCHEMA, StwReport, StwTotals, TargetInfo, TargetReport,
-        ThreadInStop, ThreadRow, Threads, Throttling, Window,
+        PartOfStop, Report, Run, Runqueue, RuntimeReport, SCHEMA, StwReport, StwTotals, TargetInfo,
+        TargetReport, ThreadInStop, ThreadRow, Threads, Throttling, Window,
     },
 };
 use crate::{
     analysis::{
+        accuracy::Accuracy,
         correlate::{Span, correlate},
         delay::Delay,
         stats::{merge, quantiles},
@@ -138,11 +139,12 @@ pub(super) fn report(p: Pipeline) -> Report {
     let names = &p.state.names;
     let infos: &[Target] = start.map_or(&[], |s| &s.targets);
     let settings = start.map(|s| &s.settings);
+    let lost = p.end.as_ref().map(|e| sum(e.lost.values().copied()));
     let mut sections = infos
         .iter()
         .zip(&p.state.targets)
         .enumerate()
-        .map(|(i, (info, model))| section(i, info, model, names, settings, window));
+        .map(|(i, (info, model))| section(i, info, model, names, settings, window, lost));
     // A stream without a head still has a report, of nothing.
     let first = sections.next().unwrap_or_else(|| empty(window));
     let others = sections.collect();
@@ -196,6 +198,8 @@ fn empty(window: Window) -> TargetReport {
         delays: Delays::default(),
         netpoll: Netpoll::default(),
         alloc: Alloc::default(),
+        runtime: RuntimeReport::default(),
+        accuracy: Accuracy::default(),
         correlation: correlate(&[], &[], &[], &SparseHist::default(), &SparseHist::default()),
     }
 }
@@ -207,6 +211,7 @@ fn section(
     names: &Names,
     settings: Option<&Settings>,
     window: Window,
+    lost: Option<u64>,
 ) -> TargetReport {
     let threshold_ns = settings.map_or(0, |s| s.threshold_ns);
     let counters = model.intervals.last().cloned().unwrap_or_default();
@@ -241,6 +246,8 @@ fn section(
         delays: delays(index, model, names, threshold_ns, &gc_spans),
         netpoll: netpoll(&mut hists, &counters, threshold_ns),
         alloc: alloc(&counters, window),
+        runtime: model.samples.report(info),
+        accuracy: model.samples.accuracy(&model.seen(), info, lost),
         correlation: correlate(&model.intervals, &gc_spans, &stw_spans, &inside, &outside),
     }
 }

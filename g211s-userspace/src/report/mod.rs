@@ -5,6 +5,7 @@
 mod build;
 pub mod format;
 mod pipeline;
+mod runtime;
 pub mod schema;
 pub mod sentence;
 pub mod text;
@@ -14,7 +15,7 @@ mod tests;
 
 pub use pipeline::{Note, Pipeline};
 pub use schema::{Report, SCHEMA, StwReport};
-pub use sentence::sentence;
+pub use sentence::{disagreement, sentence};
 pub use text::{Style, text};
 
 use crate::record::Record;

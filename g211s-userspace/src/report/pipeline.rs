@@ -11,10 +11,12 @@ use g211s_ebpf::event::{EVENT_CLASSES, Life, ProbeEvent, Site, THREAD_STATES, Th
 use super::{
     build::{self, Names},
     format::clean,
+    runtime::{Samples, Seen},
     schema::{Report, StwReport},
 };
 use crate::{
     analysis::{
+        accuracy::Accuracy,
         delay::Delays,
         verdict::{Verdict, explain},
     },
@@ -59,6 +61,13 @@ pub enum Note {
     },
     /// A message that the run carries.
     Notice(Notice),
+    /// Our stops or cycles do not agree with the runtime's own counters: said once a target.
+    Disagreement {
+        /// Index of the target.
+        target: u8,
+        /// What does not agree, in the time since the sample before.
+        accuracy: Box<Accuracy>,
+    },
 }
 
 /// A finished stop with what is said about it.
@@ -81,6 +90,9 @@ pub(super) struct TargetModel {
     pub(super) delays: Delays,
     pub(super) intervals: Vec<Interval>,
     pub(super) hists: Option<Hists>,
+    /// The runtime's own counters.
+    pub(super) samples: Samples,
+    minor: Option<u32>,
     /// What threads did in all, by tid.
     pub(super) totals: BTreeMap<u32, ThreadTotals>,
     pub(super) born: u64,
@@ -90,19 +102,33 @@ pub(super) struct TargetModel {
 
 impl TargetModel {
     fn new(go_version: &str) -> Self {
+        let minor = go_minor(go_version);
         Self {
             threads: Threads::default(),
-            stops: StwTracker::new(go_minor(go_version)),
+            stops: StwTracker::new(minor),
             gc: GcTracker::default(),
             judged: Vec::new(),
             incomplete: Vec::new(),
             delays: Delays::default(),
             intervals: Vec::new(),
             hists: None,
+            samples: Samples::default(),
+            minor,
             totals: BTreeMap::new(),
             born: 0,
             exited: 0,
             execed: false,
+        }
+    }
+
+    /// Our stops, for a comparison with the runtime's.
+    pub(super) fn seen(&self) -> Seen<'_> {
+        Seen {
+            minor: self.minor,
+            whole: self.judged.iter().map(|j| &j.stop).collect(),
+            parts: &self.incomplete,
+            preempted: self.intervals.last().map(|i| (i.preempted, i.preempted_ns)),
+            execed: self.execed,
         }
     }
 
@@ -261,6 +287,26 @@ impl Pipeline {
                     for (s, n) in sum.state_count.iter_mut().zip(t.state_count) {
                         *s = s.saturating_add(n);
                     }
+                }
+            }
+            Record::Runtime(sample) if sample.end_ns >= NEVER_NS => state.stray += 1,
+            Record::Runtime(sample) => {
+                state.last_ns = state.last_ns.max(sample.end_ns);
+                let index = usize::from(sample.target);
+                if let (Some(model), Some(start)) = (state.targets.get_mut(index), &self.start)
+                    && let Some(target) = start.targets.get(index)
+                {
+                    // By then each stop before it has left, whole or not.
+                    let settled = state.now_ns.saturating_sub(SETTLE_MAX_NS);
+                    let mut samples = std::mem::take(&mut model.samples);
+                    samples.push(*sample);
+                    let found = samples.disagreement(settled, &model.seen(), target);
+                    model.samples = samples;
+                    let target = index as u8;
+                    state.notes.extend(found.map(|accuracy| Note::Disagreement {
+                        target,
+                        accuracy: Box::new(accuracy),
+                    }));
                 }
             }
             Record::Notice(mut notice) => {

@@ -7,8 +7,16 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::format::sum;
+pub use runtime::{
+    GcCounters, GoroutinesReport, HeapReport, LatencyBucket, ReadsReport, RuntimePoint,
+    RuntimeReport, SchedLatency,
+};
+
+mod runtime;
+
 use crate::{
     analysis::{
+        accuracy::Accuracy,
         correlate::Correlation,
         stats::Quantiles,
         verdict::{CauseKind, Phase, PhaseTimes, Role, Wait},
@@ -88,6 +96,10 @@ pub struct TargetReport {
     pub netpoll: Netpoll,
     /// Allocation counts.
     pub alloc: Alloc,
+    /// What the Go runtime's own counters say.
+    pub runtime: RuntimeReport,
+    /// How far our stops and cycles agree with those counters.
+    pub accuracy: Accuracy,
     /// How GC activity and delays go together.
     pub correlation: Correlation,
 }

@@ -4,10 +4,50 @@
 use std::fmt::Write as _;
 
 use super::{
-    format::{clean, duration},
+    format::{clean, count, duration},
     schema::{Behind, CauseReport, DelayReport, StwReport},
 };
-use crate::analysis::verdict::{CauseKind, Phase};
+use crate::analysis::{
+    accuracy::{Accuracy, Finding, Numbers},
+    verdict::{CauseKind, Phase},
+};
+
+/// What does not agree with the runtime's own counters, one line each; nothing where all does.
+pub fn disagreement(a: &Accuracy) -> Vec<String> {
+    let mut lines = Vec::new();
+    let n = |n: Option<u64>| n.map_or_else(|| "–".to_owned(), count);
+    let mut numbers = |what: &str, f: &Numbers| {
+        if f.verdict == Finding::Disagree {
+            let why = f.why.as_deref().unwrap_or_default();
+            lines.push(format!(
+                "{what}: {} seen, {} by the Go runtime's own count ({why})",
+                n(f.ours),
+                n(f.runtime)
+            ));
+        }
+    };
+    numbers("GC cycles", &a.gc_cycles);
+    numbers("GC stops of the world", &a.stw_gc.count);
+    numbers("other stops of the world", &a.stw_other.count);
+    for (kind, s) in [("GC", &a.stw_gc), ("other", &a.stw_other)] {
+        // Lengths say something of their own only where the numbers are right.
+        if s.count.verdict == Finding::Disagree {
+            continue;
+        }
+        let parts = [
+            ("in all", s.total.verdict, &s.total.why),
+            ("one by one", s.histogram.verdict, &s.histogram.why),
+            ("until the world was stopped", s.stopping.verdict, &s.stopping.why),
+        ];
+        for (what, _, why) in parts.into_iter().filter(|p| p.1 == Finding::Disagree) {
+            let why = why.as_deref().unwrap_or_default();
+            lines.push(format!("lengths of {kind} stops, {what}: {why}"));
+        }
+    }
+    let wrong = |line: &mut String| line.insert_str(0, "WRONG against the runtime's counters: ");
+    lines.iter_mut().for_each(wrong);
+    lines
+}
 
 /// Causes named one by one; the rest is summed up.
 const NAMED: usize = 3;

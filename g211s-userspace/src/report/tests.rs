@@ -16,10 +16,14 @@ use crate::{
     event::Event,
     model::ascii::{Scene, TGID},
     record::{
-        AttachedProbe, Cost, Hists, Host, Interval, Notice, ProbeHits, ProcessInfo, Record, RunEnd,
-        RunStart, Settings, SparseHist, Target, ThreadInfo, ThreadTotals, Unavailable,
+        AttachedProbe, Cost, GcSample, GoroutineSample, HeapSample, Hists, Host, Interval, Moment,
+        Notice, PSample, ProbeHits, ProcessInfo, Reads, Record, RunEnd, RunStart, RuntimeAccess,
+        RuntimeFeature, RuntimeSample, Settings, SparseHist, StwSample, Target, ThreadInfo,
+        ThreadTotals, Unavailable,
     },
 };
+
+use crate::runtime::histogram::TimeHist;
 
 const MS: u64 = 1_000_000;
 
@@ -50,15 +54,20 @@ fn start(go_version: &str) -> Record {
             go_version: go_version.into(),
             module: Some("example.com/svc".into()),
             link_mode: vec!["stripped".into()],
-            probes: vec![AttachedProbe {
-                site: "stw_stop".into(),
-                site_id: 2,
-                function: "runtime.stopTheWorldWithSema".into(),
+            probes: [
+                (2, "stw_stop", "runtime.stopTheWorldWithSema"),
+                (4, "stw_start", "runtime.startTheWorldWithSema"),
+            ]
+            .map(|(site_id, site, function)| AttachedProbe {
+                site: site.into(),
+                site_id,
+                function: function.into(),
                 function_offset: 6,
                 file_offset: 0x4_0006,
                 instruction: "push rbp".into(),
                 emulated: true,
-            }],
+            })
+            .to_vec(),
             unavailable: vec![Unavailable {
                 feature: "throttling".into(),
                 why: "fentry is refused (EPERM)".into(),
@@ -66,6 +75,17 @@ fn start(go_version: &str) -> Record {
             }],
             cpus_allowed: "0-1".into(),
             threads: vec![1, 2],
+            runtime: Some(RuntimeAccess {
+                offsets: "measured on this Go version".into(),
+                features: vec![
+                    RuntimeFeature { name: "heap".into(), why_not: None, costs: "no heap".into() },
+                    RuntimeFeature {
+                        name: "threads".into(),
+                        why_not: Some("runtime.allm was not found".into()),
+                        costs: "threads are listed without their M".into(),
+                    },
+                ],
+            }),
         }],
     }))
 }
@@ -150,6 +170,53 @@ fn scene() -> Scene {
     scene
 }
 
+/// What the runtime counts in the scene: both stops, and before them 40 others.
+fn sample(at: u64, moment: Moment) -> Record {
+    let over = moment != Moment::Start;
+    let hist = |mut values: Vec<u64>, new: &[u64]| {
+        values.extend_from_slice(if over { new } else { &[] });
+        TimeHist::of_values(values)
+    };
+    Record::Runtime(Box::new(RuntimeSample {
+        target: 0,
+        moment,
+        begin_ns: at,
+        end_ns: at + 30_000,
+        consistent: true,
+        retries: 0,
+        reads: Reads { calls: 9, bytes: 20_000, failed: 0, cpu_ns: 80_000 },
+        heap: Some(HeapSample {
+            live: if over { 25_000_000 } else { 24_000_000 },
+            marked: 20_000_000,
+            objects: Some(26_000_000),
+            goal: Some(40_000_000),
+            gc_percent: 100,
+            memory_limit: i64::MAX,
+        }),
+        gc: Some(GcSample {
+            cycles: 20 + u32::from(over),
+            pause_total_ns: 2_000_000 + if over { 589_000 + 41 * MS - 3000 } else { 0 },
+            open_pause_ns: Some(0),
+            ..GcSample::default()
+        }),
+        goroutines: Some(GoroutineSample {
+            count: Some(101),
+            system: 6,
+            by_status: BTreeMap::from([("_Gwaiting".into(), 106), ("_Grunning".into(), 1)]),
+        }),
+        gomaxprocs: Some(2),
+        ps: vec![PSample { id: 0, status: "_Prunning".into(), m_id: Some(0), tid: Some(1) }],
+        time_to_run: Some(hist(vec![100; 50], &[90, 200_000, 40_000_000])),
+        stw: Some(StwSample {
+            stopping_gc: hist(vec![9_000; 40], &[19_000, 40 * MS + 18_000]),
+            stopping_other: TimeHist::default(),
+            total_gc: hist(vec![50_000; 40], &[589_000, 41 * MS - 3000]),
+            total_other: TimeHist::default(),
+        }),
+        gc_pauses: None,
+    }))
+}
+
 fn tail() -> Vec<Record> {
     let hists = BTreeMap::from([
         (Hist::WokenOutside as u8, hist(&[2_000, 3_000, 9_000, 40_000])),
@@ -163,8 +230,11 @@ fn tail() -> Vec<Record> {
     let class =
         |n: u64| BTreeMap::from([("thread".to_owned(), n), ("probe".to_owned(), n * 3 / 5)]);
     vec![
+        sample(1, Moment::Start),
         interval(1065 * MS, 1),
+        sample(1064 * MS, Moment::Running),
         interval(2065 * MS, 2),
+        sample(2065 * MS, Moment::End),
         Record::Process(Box::new(ProcessInfo {
             tgid: 9,
             comm: "stress".into(),
@@ -300,7 +370,7 @@ fn stops_are_told_live_and_once() {
     let mut keep = |notes: Vec<Note>| {
         told.extend(notes.into_iter().filter_map(|n| match n {
             Note::Stop { stop, .. } => Some((stop.n, sentence(&stop))),
-            Note::Notice(_) => None,
+            Note::Notice(_) | Note::Disagreement { .. } => None,
         }));
     };
     for record in run() {
@@ -336,6 +406,42 @@ fn loss_is_shouted() {
     }
     let text = text(&Report::build("x", records), Style::Ansi);
     assert!(text.starts_with("\x1b[1;31m!! LOST 7 of 32 events (21.9 %): 7 thread."), "{text}");
+}
+
+/// The runtime counted a stop more than was seen: said at the top, and while the run goes on.
+#[test]
+fn a_missed_stop_is_shouted() {
+    let mut records = run();
+    let end = records.len() - 1;
+    records.insert(end, sample(6001 * MS, Moment::End));
+    records.insert(end, interval(6000 * MS, 3));
+    for record in &mut records {
+        if let Record::Runtime(s) = record
+            && s.moment != Moment::Start
+            && let (Some(gc), Some(stw)) = (&mut s.gc, &mut s.stw)
+        {
+            gc.cycles += 1;
+            stw.total_gc.overflow += 1;
+        }
+    }
+    let mut pipeline = Pipeline::new("live");
+    let mut told = 0;
+    for record in records {
+        for note in pipeline.push(record) {
+            told += usize::from(matches!(note, Note::Disagreement { .. }));
+        }
+    }
+    assert_eq!(told, 1);
+    let report = pipeline.finish();
+    let text = text(&report, Style::Plain);
+    assert!(
+        text.starts_with(
+            "!! process 42: WRONG against the runtime's counters: GC cycles: 1 seen, 2 by"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("DISAGREE"));
+    fits(&text);
 }
 
 #[test]

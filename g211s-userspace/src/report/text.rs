@@ -6,9 +6,11 @@ use std::fmt::Write as _;
 use super::{
     format::{count, duration, maybe, percent, plural, short, sum},
     schema::{ByClass, CauseTotal, Dist, Report, TargetReport},
-    sentence::{delay_sentence, sentence},
+    sentence::{delay_sentence, disagreement, sentence},
 };
 use crate::analysis::verdict::CauseKind;
+
+mod runtime;
 
 /// How to set text off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +65,10 @@ pub fn text(report: &Report, style: Style) -> String {
 /// What casts doubt on the report as a whole.
 fn alarms(report: &Report) -> Vec<String> {
     let mut alarms = Vec::new();
+    for target in std::iter::once(&report.first).chain(&report.others) {
+        let of = format!("process {}", target.target.pid);
+        alarms.extend(disagreement(&target.accuracy).iter().map(|l| format!("{of}: {l}.")));
+    }
     let e = &report.events;
     if let Some(lost) = e.lost.as_ref().filter(|l| l.total > 0) {
         let produced = e.produced.as_ref().map_or(0, |p| p.total);
@@ -138,6 +144,7 @@ fn target_text(out: &mut String, t: &TargetReport, style: Style) {
     pauses(out, t, style);
     runqueue(out, t, style);
     gc(out, t, style);
+    runtime::runtime(out, t, style);
     netpoll(out, t, style);
     let lines = serde_json::to_value(&t.correlation).ok();
     let lines = lines.as_ref().and_then(|v| v.get("summary")?.as_array());

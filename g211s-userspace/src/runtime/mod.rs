@@ -8,7 +8,10 @@ use crate::go::offsets::{Field, Offsets};
 
 pub mod bias;
 mod checks;
+pub mod histogram;
 pub mod memory;
+pub mod sampling;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 

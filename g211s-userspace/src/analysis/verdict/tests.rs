@@ -21,6 +21,7 @@ fn stop(scene: &Scene, start: usize, stopped: usize, end: usize, gave_up: &[(usi
         runtime_total_ns: None,
         gave_up: gave_up.iter().map(|&(i, tid)| (scene.at(i), tid)).collect(),
         ends_cycle: true,
+        marks: crate::model::stw::Marks::default(),
     }
 }
 

@@ -1,0 +1,3 @@
+module g211s.test/metered
+
+go 1.21
