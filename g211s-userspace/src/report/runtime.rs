@@ -9,7 +9,7 @@ use super::{
     format::{clean, sum},
     schema::{
         GcCounters, GoroutinesReport, HeapReport, LatencyBucket, ReadsReport, RuntimePoint,
-        RuntimeReport, SchedLatency,
+        RuntimeReport, SchedLatency, StatusCount,
     },
 };
 use crate::{
@@ -156,7 +156,11 @@ impl Samples {
             end: g.count,
             max: self.max_goroutines,
             system: g.system,
-            by_status: g.by_status.iter().map(|(k, n)| (clean(k), *n)).collect(),
+            by_status: g
+                .by_status
+                .iter()
+                .map(|(status, count)| StatusCount { status: clean(status), count: *count })
+                .collect(),
         });
         report.gomaxprocs = last.gomaxprocs;
         let p = |p: &PSample| PSample { status: clean(&p.status), ..p.clone() };

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::format::sum;
 pub use runtime::{
     GcCounters, GoroutinesReport, HeapReport, LatencyBucket, ReadsReport, RuntimePoint,
-    RuntimeReport, SchedLatency,
+    RuntimeReport, SchedLatency, StatusCount,
 };
 
 mod runtime;

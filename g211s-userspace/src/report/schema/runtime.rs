@@ -1,7 +1,5 @@
 //! The report's section on the Go runtime's own counters. Must not know how it is made or printed.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use crate::record::{HeapSample, PSample, Unavailable};
@@ -90,7 +88,16 @@ pub struct GoroutinesReport {
     /// The runtime's own, at the end.
     pub system: u64,
     /// At the end, by status; dead ones and the runtime's own as well.
-    pub by_status: BTreeMap<String, u64>,
+    pub by_status: Vec<StatusCount>,
+}
+
+/// Goroutines of one status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StatusCount {
+    /// As the runtime's source has it, e.g. `_Gwaiting`.
+    pub status: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// `/sched/latencies` over the window. The runtime takes every eighth wait of a goroutine only, and

@@ -56,7 +56,7 @@ pub(super) fn runtime(out: &mut String, t: &TargetReport, style: Style) {
         let status: Vec<String> = g
             .by_status
             .iter()
-            .map(|(k, n)| format!("{} {}", count(*n), k.trim_start_matches("_G")))
+            .map(|s| format!("{} {}", count(s.count), s.status.trim_start_matches("_G")))
             .collect();
         let status =
             if status.is_empty() { String::new() } else { format!(" ({})", status.join(", ")) };

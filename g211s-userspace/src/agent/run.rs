@@ -1,0 +1,416 @@
+//! A run under way, from the first drain to the last record.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use g211s_ebpf::event::{EVENT_CLASSES, Life, NO_TARGET, Site};
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike as _,
+};
+
+use super::{
+    console::{Console, Sinks},
+    now_ns,
+    watched::{Watched, alloc_hits, thread_info},
+};
+use crate::{
+    allocs::Action,
+    bpf::{self, Loss, Session},
+    event::{Event, by_class},
+    go::plan,
+    record::{Cost, Interval, Moment, Notice, ProbeHits, ProcessInfo, Record, RunEnd},
+    report::format::clean,
+    target::procfs::Procfs,
+};
+
+/// Looks for the last switch of an exited thread.
+const LEAVING_TRIES: u32 = 100;
+/// Bytes of events taken at a time: some 30 ms of work.
+const HELPING: u64 = 4 << 20;
+/// Foreign processes described at most in one run.
+const MAX_PROCESSES: usize = 4096;
+
+/// A run under way.
+pub(super) struct Run {
+    pub(super) session: Session,
+    pub(super) sinks: Sinks,
+    pub(super) console: Console,
+    pub(super) procfs: Procfs,
+    pub(super) watched: Vec<Watched>,
+    pub(super) received: [u64; EVENT_CLASSES],
+    pub(super) undecodable: u64,
+    pub(super) ring_bytes: u64,
+    /// Foreign processes described already.
+    pub(super) processes: HashSet<u32>,
+    /// Foreign processes seen since the last drain.
+    pub(super) pending: Vec<u32>,
+    /// Threads born since the last drain: (target, tid).
+    pub(super) born: Vec<(u8, u32)>,
+    /// Samples whose time the events taken so far may not have reached.
+    pub(super) samples: Vec<Record>,
+    /// Threads that are exiting, and how often they were looked for.
+    pub(super) exited: Vec<(u32, u32)>,
+    /// Last window number seen, by target.
+    pub(super) windows: BTreeMap<u8, u32>,
+    pub(super) start_ns: u64,
+}
+
+impl Run {
+    /// Takes one helping of events from the ring; whether there is more.
+    pub(super) fn drain(&mut self) -> bool {
+        let Self {
+            session,
+            sinks,
+            console,
+            received,
+            undecodable,
+            processes,
+            pending,
+            born,
+            exited,
+            windows,
+            ..
+        } = self;
+        let mut execs = Vec::new();
+        let (bytes, more) = session.drain(HELPING, |item| match Event::decode(item) {
+            Err(_) => *undecodable += 1,
+            Ok(event) => {
+                received[usize::from(event.header().kind)] += 1;
+                match &event {
+                    Event::Slice(s)
+                        if s.header.target == NO_TARGET
+                            && s.tgid != 0
+                            && processes.len() < MAX_PROCESSES
+                            && processes.insert(s.tgid) =>
+                    {
+                        pending.push(s.tgid);
+                    }
+                    Event::Thread(t) => {
+                        windows.insert(t.header.target, t.window);
+                    }
+                    Event::Life(l) if l.what == Life::ThreadBorn as u32 => {
+                        born.push((l.header.target, l.header.tid));
+                    }
+                    Event::Life(l) if l.what == Life::ThreadExited as u32 => {
+                        exited.push((l.header.tid, 0));
+                    }
+                    Event::Life(l) if l.what == Life::Exec as u32 => execs.push(l.header.target),
+                    _ => {}
+                }
+                sinks.push(Record::Event(event), console);
+            }
+        });
+        self.ring_bytes += bytes;
+        self.describe();
+        self.take_exited();
+        for target in execs {
+            self.gone(
+                target,
+                "it replaced its program (execve); attach again to watch the new one",
+            );
+        }
+        self.session.flush_kernel_log();
+        more
+    }
+
+    /// Whether nobody takes what the run finds: a recording that could not be written on.
+    pub(super) fn is_pointless(&self) -> bool {
+        self.sinks.writer.is_none() && self.sinks.pipeline.is_none()
+    }
+
+    /// Describes processes and threads while they are (probably) still there.
+    pub(super) fn describe(&mut self) {
+        for tgid in std::mem::take(&mut self.pending) {
+            let info = ProcessInfo {
+                tgid,
+                comm: self.procfs.comm(tgid).unwrap_or_default(),
+                cgroup: self.procfs.cgroup(tgid).unwrap_or_default(),
+                cmdline: self.procfs.cmdline(tgid).unwrap_or_default().chars().take(120).collect(),
+            };
+            self.sinks.push(Record::Process(Box::new(info)), &mut self.console);
+        }
+        let born = std::mem::take(&mut self.born);
+        for w in &self.watched {
+            let of = born.iter().filter(|(target, _)| *target == w.request.index);
+            let tids: Vec<u32> = of.map(|(_, tid)| *tid).collect();
+            let ms = w.runtime.as_ref().filter(|_| w.alive && !tids.is_empty());
+            let ms = ms.map(|r| r.new_ms(&tids)).unwrap_or_default();
+            for tid in tids {
+                let info = thread_info(&self.procfs, w, tid, ms.get(&tid).copied());
+                self.sinks.push(Record::Thread(Box::new(info)), &mut self.console);
+            }
+        }
+    }
+
+    /// Takes what threads did that have exited, so that their places in the kernel's table are
+    /// free again. One that is still on its way out is asked for again at the next drain.
+    pub(super) fn take_exited(&mut self) {
+        let mut later = Vec::new();
+        for (tid, tries) in std::mem::take(&mut self.exited) {
+            match self.session.take_exited(tid) {
+                Some(t) => {
+                    self.sinks.push(Record::ThreadTotals(Box::new(t)), &mut self.console);
+                }
+                // What never shows up (its record was never made, or made anew) must not pile up.
+                None if tries < LEAVING_TRIES => later.push((tid, tries + 1)),
+                None => {}
+            }
+        }
+        self.exited = later;
+    }
+
+    /// Reads counters, after the events of the time before were taken.
+    pub(super) fn intervals(&mut self) {
+        for sample in std::mem::take(&mut self.samples) {
+            self.sinks.push(sample, &mut self.console);
+        }
+        for index in 0..self.watched.len() {
+            if self.watched[index].alive {
+                self.interval(index as u8);
+            }
+        }
+    }
+
+    pub(super) fn interval(&mut self, target: u8) {
+        let now = now_ns();
+        let w = &self.watched[usize::from(target)];
+        let throttled = w.quotas.since();
+        let counters = self.session.counters(target, now).map(|i| Interval {
+            alloc_probes_ns: w.governor.attached_ns(now),
+            alloc_hits: w.governor.counted(alloc_hits(&i)),
+            throttled: throttled.count,
+            throttled_ns: throttled.ns,
+            ..i
+        });
+        match counters {
+            Ok(i) => self.sinks.push(Record::Interval(Box::new(i)), &mut self.console),
+            Err(e) => self.notice(Some(target), &e.to_string()),
+        }
+    }
+
+    /// Whether a look at an allocator's probes may be over any moment.
+    pub(super) fn is_looking(&self) -> bool {
+        let now = now_ns();
+        let mut probed = self.watched.iter().filter(|w| w.alive && !w.alloc_probes.is_empty());
+        probed.any(|w| w.governor.is_looking(now))
+    }
+
+    /// Lets the allocator's probes come and go, so that they stay affordable.
+    /// `all`: also of those that are in no hurry, i.e. not within a short look.
+    pub(super) fn govern(&mut self, all: bool) {
+        let now = now_ns();
+        let Self { session, watched, .. } = self;
+        let mut refused = Vec::new();
+        let due = |w: &&mut Watched| {
+            w.alive && !w.alloc_probes.is_empty() && (all || w.governor.is_looking(now))
+        };
+        for w in watched.iter_mut().filter(due) {
+            let index = w.request.index;
+            let hits = |session: &Session| session.counters(index, now).map(|i| alloc_hits(&i));
+            let Ok(counted) = hits(session) else { continue };
+            match w.governor.decide(now_ns(), counted) {
+                Action::Keep => {}
+                Action::Detach => {
+                    w.governor.detached(now_ns(), hits(session).unwrap_or(counted));
+                    let handles = w.alloc_probes.iter_mut().filter_map(|(_, h)| h.take());
+                    // Not waited for: the loop must not stand still for as long as that takes.
+                    drop(bpf::detach(handles.collect()));
+                }
+                Action::Attach => {
+                    for (request, handle) in &mut w.alloc_probes {
+                        match session.attach_probe(request) {
+                            Ok(h) => *handle = Some(h),
+                            Err(e) => refused.push((index, e.to_string())),
+                        }
+                    }
+                    w.governor.attached(now_ns(), hits(session).unwrap_or(counted));
+                }
+            }
+            if refused.iter().any(|(of, _)| *of == index) {
+                w.alloc_probes.clear();
+            }
+        }
+        for (index, why) in refused {
+            self.notice(Some(index), &format!("allocations are not counted from here on: {why}"));
+        }
+    }
+
+    pub(super) fn notice(&mut self, target: Option<u8>, text: &str) {
+        self.console.say(&format!("g211s: {text}"));
+        let notice = Notice { ts_ns: now_ns(), target, text: text.to_owned() };
+        self.sinks.push(Record::Notice(Box::new(notice)), &mut self.console);
+    }
+
+    /// Whether any target is still there; says so of those that went.
+    pub(super) fn targets_alive(&mut self) -> bool {
+        for index in 0..self.watched.len() {
+            let w = &self.watched[index];
+            if w.alive && !w.resolved.is_alive(&self.procfs) {
+                self.gone(index as u8, "it exited");
+            }
+        }
+        self.watched.iter().any(|w| w.alive)
+    }
+
+    pub(super) fn gone(&mut self, target: u8, why: &str) {
+        let Some(w) = self.watched.get_mut(usize::from(target)).filter(|w| w.alive) else { return };
+        w.alive = false;
+        let (pid, comm) = (w.record.pid, w.record.comm.clone());
+        self.session.unwatch(w.request.tgid);
+        self.interval(target);
+        self.notice(Some(target), &format!("process {pid} ({comm}): {why}"));
+    }
+
+    pub(super) fn every_second(&mut self) {
+        use std::fmt::Write as _;
+
+        self.samples.extend(self.watched.iter().filter_map(|w| w.sample(Moment::Running)));
+        if let Some(writer) = &mut self.sinks.writer
+            && let Err(e) = writer.flush()
+        {
+            self.sinks.writer = None;
+            self.notice(None, &format!("{e}; the run goes on without the recording"));
+        }
+        if !self.console.tty {
+            return;
+        }
+        let seconds = (now_ns() - self.start_ns) / 1_000_000_000;
+        let loss = self.session.loss().unwrap_or_default();
+        let mut line = format!("{seconds:>4} s");
+        for w in &self.watched {
+            if let Ok(i) = self.session.counters(w.request.index, now_ns()) {
+                let delays = i.woken + i.preempted;
+                let mean_us = (i.woken_ns + i.preempted_ns) / delays.max(1) / 1000;
+                let _ = write!(
+                    line,
+                    " | {} {}: {} GC, {} stops, {delays} run-queue waits, {mean_us} µs mean",
+                    clean(&w.record.comm),
+                    w.record.pid,
+                    i.gc,
+                    i.stw
+                );
+            }
+        }
+        let lost: u64 = loss.lost.iter().sum();
+        let _ = write!(line, " | {} events", self.received.iter().sum::<u64>());
+        if lost > 0 {
+            let _ = write!(line, ", {lost} LOST");
+        }
+        self.console.status(&line);
+    }
+
+    /// Names the Ms of all threads once more: some were too young when they were seen first.
+    pub(super) fn last_ms(&mut self) {
+        for w in self.watched.iter_mut().filter(|w| w.alive) {
+            let tids = self.procfs.threads(w.record.pid).unwrap_or_default();
+            let ms = w.runtime.as_mut().map(|r| r.all_ms(&tids)).unwrap_or_default();
+            for (tid, m_id) in ms {
+                let info = thread_info(&self.procfs, w, tid, Some(m_id));
+                self.sinks.push(Record::Thread(Box::new(info)), &mut self.console);
+            }
+        }
+    }
+
+    /// The end of a run: stop counting, take the rest, detach, and say what it cost.
+    pub(super) fn end(
+        mut self,
+        reason: &str,
+        attach_ns: u64,
+        usage_before: &nix::sys::resource::Usage,
+    ) -> Sinks {
+        // While events still pass: what the runtime has counted by now is in them.
+        let last: Vec<Record> = self.watched.iter().filter_map(|w| w.sample(Moment::End)).collect();
+        for w in &self.watched {
+            self.session.unwatch(w.request.tgid);
+        }
+        let end_ns = now_ns();
+        // Programs that were past their filter finish within microseconds; what they send counts.
+        std::thread::sleep(Duration::from_millis(2));
+        while self.drain() {}
+        for sample in std::mem::take(&mut self.samples).into_iter().chain(last) {
+            self.sinks.push(sample, &mut self.console);
+        }
+        self.last_ms();
+        let windows = std::mem::take(&mut self.windows);
+        let (finals, totals) =
+            self.session.final_threads(end_ns, |t| windows.get(&t).copied().unwrap_or_default());
+        for event in finals {
+            self.sinks.push(Record::Event(Event::Thread(event)), &mut self.console);
+        }
+        for totals in totals {
+            self.sinks.push(Record::ThreadTotals(Box::new(totals)), &mut self.console);
+        }
+        let mut probe_hits = Vec::new();
+        for index in 0..self.watched.len() as u8 {
+            if self.watched[usize::from(index)].alive {
+                self.interval(index);
+            }
+            match self.session.hists(index, end_ns) {
+                Ok(h) => self.sinks.push(Record::Hists(Box::new(h)), &mut self.console),
+                Err(e) => self.notice(Some(index), &e.to_string()),
+            }
+            let counted = self.session.counters(index, end_ns).map(|i| i.hits).unwrap_or_default();
+            let mut sites: Vec<u32> =
+                self.watched[usize::from(index)].record.probes.iter().map(|p| p.site_id).collect();
+            sites.sort_unstable();
+            sites.dedup();
+            for site in sites.into_iter().filter_map(Site::from_u32) {
+                probe_hits.push(ProbeHits {
+                    target: index,
+                    site: plan::site_name(site).into(),
+                    hits: counted.get(site as usize).copied().unwrap_or(0),
+                });
+            }
+        }
+        let loss = self.session.loss().unwrap_or_else(|_| Loss::default());
+        let bpf_programs = self.session.program_costs();
+        let host_switches = self.session.switches();
+        let Self { session, mut sinks, mut console, watched, .. } = self;
+        let detach = Instant::now();
+        let handles = watched.into_iter().flat_map(|w| {
+            w.probes.into_iter().chain(w.alloc_probes.into_iter().filter_map(|p| p.1))
+        });
+        let under_way = bpf::detach(handles.collect());
+        drop(session);
+        for thread in under_way {
+            // A panic in a drop has been printed; the kernel detaches at our exit at the latest.
+            let _ = thread.join();
+        }
+        let detach_ns = detach.elapsed().as_nanos() as u64;
+        let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
+        let cpu = |u: &nix::sys::resource::Usage| {
+            (u.user_time().num_microseconds() + u.system_time().num_microseconds()) as u64 * 1000
+        };
+        let end = RunEnd {
+            end_ns,
+            reason: reason.into(),
+            produced: by_class(&loss.produced),
+            lost: by_class(&loss.lost),
+            received: by_class(&self.received),
+            undecodable: self.undecodable,
+            threads_full: loss.threads_full,
+            host_switches,
+            cost: Cost {
+                agent_cpu_ns: usage
+                    .as_ref()
+                    .map_or(0, |u| cpu(u).saturating_sub(cpu(usage_before))),
+                agent_max_rss_bytes: usage.as_ref().map_or(0, |u| u.max_rss() as u64 * 1024),
+                bpf_programs,
+                probe_hits,
+                ring_bytes: self.ring_bytes,
+                attach_ns: attach_ns + detach_ns,
+            },
+        };
+        sinks.push(Record::End(Box::new(end)), &mut console);
+        if sinks.live
+            && let Some(pipeline) = &mut sinks.pipeline
+        {
+            console.tell(&pipeline.flush());
+        }
+        console.clear();
+        sinks
+    }
+}

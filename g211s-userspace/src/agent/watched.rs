@@ -1,0 +1,162 @@
+//! One process under watch: its probes, and what `/proc` and its memory say of it.
+
+use std::path::Path;
+
+use g211s_ebpf::event::{Site, ThreadState};
+
+use super::now_ns;
+use crate::{
+    allocs::Governor,
+    bpf::{ProbeHandle, ProbeRequest, Session, TargetRequest},
+    go::plan,
+    model::reason::StwReason,
+    record::{Interval, Moment, Record, Target, ThreadInfo, Unavailable},
+    runtime::sampling::{self, RuntimeWatch},
+    target::{ResolvedTarget, cgroup::Quotas, procfs::Procfs},
+};
+
+/// One process under watch.
+pub(super) struct Watched {
+    pub(super) record: Target,
+    pub(super) resolved: ResolvedTarget,
+    pub(super) request: TargetRequest,
+    pub(super) alive: bool,
+    /// Probes in the allocator's slow path, which come and go.
+    pub(super) alloc_probes: Vec<(ProbeRequest, Option<ProbeHandle>)>,
+    pub(super) governor: Governor,
+    /// All its other probes.
+    pub(super) probes: Vec<ProbeHandle>,
+    pub(super) quotas: Quotas,
+    /// Its Go runtime's own counters.
+    pub(super) runtime: Option<RuntimeWatch>,
+}
+
+impl Watched {
+    /// The Go runtime's counters now, if they can be read.
+    pub(super) fn sample(&self, moment: Moment) -> Option<Record> {
+        let runtime = self.runtime.as_ref().filter(|_| self.alive)?;
+        let sample = runtime.sample(self.request.index, moment, &now_ns);
+        Some(Record::Runtime(Box::new(sample)))
+    }
+}
+
+/// Hits of the allocator's probes so far.
+pub(super) fn alloc_hits(i: &Interval) -> u64 {
+    [Site::McacheRefill, Site::McacheAllocLarge]
+        .iter()
+        .filter_map(|&s| i.hits.get(s as usize))
+        .sum()
+}
+
+/// Plans and attaches a target's probes. A probe that is refused costs its feature only.
+pub(super) fn attach_probes(
+    session: &mut Session,
+    index: u8,
+    resolved: ResolvedTarget,
+    options: &plan::PlanOptions,
+    common: &[Unavailable],
+) -> Watched {
+    let mut record = resolved.record(Vec::new(), common.to_vec());
+    let quotas = Quotas::find(
+        &std::fs::read_to_string(resolved.exe_path.with_file_name("cgroup")).unwrap_or_default(),
+        Path::new("/sys/fs/cgroup"),
+    );
+    if !quotas.is_empty() {
+        record.unavailable.push(Unavailable {
+            feature: "throttling".into(),
+            why: "the target's cgroup has a CPU quota, and the scheduler's tracepoints show a \
+                  throttled thread as one that waits for a CPU"
+                .into(),
+            costs: "waits may be the quota's doing, whoever is named; how long it throttled is \
+                    reported (runqueue.throttled)"
+                .into(),
+        });
+    }
+    let (runtime, access) = sampling::open(&Procfs::default(), &resolved);
+    record.runtime = Some(access);
+    let plan = plan::plan_or_why(&resolved.binary, options);
+    record.unavailable.extend(plan.unavailable);
+    let mut attached = Vec::new();
+    let mut alloc_probes = Vec::new();
+    let mut probes = Vec::new();
+    // Without an edge that ends a stop, its beginning would open a window for ever.
+    let has_end = plan.probes.iter().any(|p| matches!(p.site, Site::StwStart | Site::StwEnd));
+    for probe in plan.probes.iter().filter(|p| has_end || p.site != Site::StwStop) {
+        let request = ProbeRequest {
+            site: probe.site,
+            file: resolved.exe_path.clone(),
+            file_offset: probe.file_offset,
+            pid: record.pid,
+        };
+        match session.attach_probe(&request) {
+            Ok(handle) => {
+                attached.push(probe.site);
+                record.probes.push(probe.attached());
+                if matches!(probe.site, Site::McacheRefill | Site::McacheAllocLarge) {
+                    alloc_probes.push((request, Some(handle)));
+                } else {
+                    probes.push(handle);
+                }
+            }
+            Err(e) => record.unavailable.push(Unavailable {
+                feature: plan::site_name(probe.site).into(),
+                why: e.to_string(),
+                costs: plan::site_costs(probe.site).into(),
+            }),
+        }
+    }
+    if !attached.contains(&Site::StwStop) || !attached.contains(&Site::StwStart) {
+        record.unavailable.push(Unavailable {
+            feature: "stw".into(),
+            why: "the stop-the-world probes could not be attached (see above)".into(),
+            costs: "no pauses in the report; run-queue delays and netpoll go on".into(),
+        });
+    }
+    // The window closes at the last edge of a stop that this binary gives.
+    let close_site = if attached.contains(&Site::StwEnd) { Site::StwEnd } else { Site::StwStart };
+    let request = TargetRequest {
+        index,
+        tgid: record.tgid,
+        reason_sweep_term: StwReason::GcSweepTermination as u32,
+        close_site,
+        has_mark_termination: attached.contains(&Site::GcMarkTermination),
+    };
+    Watched {
+        record,
+        resolved,
+        request,
+        alive: true,
+        alloc_probes,
+        governor: Governor::default(),
+        probes,
+        quotas,
+        runtime,
+    }
+}
+
+/// Tells the kernel side what the target's threads do now, so that a thread that sleeps through
+/// the run is known to sleep.
+pub(super) fn seed_threads(session: &mut Session, procfs: &Procfs, w: &mut Watched) {
+    let threads = procfs.threads(w.record.pid).unwrap_or_default();
+    for &tid in &threads {
+        let state = match procfs.thread_stat(w.record.pid, tid).map(|s| s.state) {
+            Ok('S') => ThreadState::Blocked,
+            Ok('D') => ThreadState::BlockedUninterruptible,
+            Ok('T' | 't') => ThreadState::Stopped,
+            // Running or waiting for a CPU: its next switch will tell.
+            _ => continue,
+        };
+        session.seed_thread(w.request.index, tid, state, now_ns());
+    }
+    w.record.threads = threads;
+}
+
+pub(super) fn thread_info(procfs: &Procfs, w: &Watched, tid: u32, m_id: Option<u64>) -> ThreadInfo {
+    ThreadInfo {
+        target: w.request.index,
+        tid,
+        // runtime.m0 runs on the main thread (Go runtime/proc.go, `m0`).
+        m_id: m_id.or((tid == w.record.tgid).then_some(0)),
+        comm: procfs.thread_comm(w.record.pid, tid).unwrap_or_default(),
+    }
+}
