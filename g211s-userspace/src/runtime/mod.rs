@@ -141,6 +141,7 @@ impl<M: Memory> Runtime<M> {
 
     /// Checks some features.
     pub fn check(&mut self, binary: &Binary, features: &[Feature]) {
+        self.features.resize_with(Feature::ALL.len(), || Err("not checked".to_owned()));
         for &feature in features {
             let found = checks::check(self, binary, feature);
             if let Some(place) = self.features.get_mut(feature as usize) {
