@@ -37,3 +37,13 @@ fn recordings() {
 fn ring_items() {
     all_of("ring", inputs::ring);
 }
+
+#[test]
+fn line_tables() {
+    all_of("symbols", inputs::symbols);
+}
+
+#[test]
+fn memories() {
+    all_of("memory", inputs::memory);
+}

@@ -161,7 +161,7 @@ fn check(service: &Service, binary: &Path) -> Result<()> {
 
     let ps = json_of(&["ps", "--json"])?;
     let listed = ps["processes"].as_array().context("processes")?;
-    let this = listed.iter().find(|p| p["pid"].to_string() == pid).context("not listed")?;
+    let this = listed.iter().find(|p| p["pid"] == running.pid()).context("not listed")?;
     for can in ["attach", "goroutines", "runtime"] {
         ensure!(this["can"][can]["ok"] == true, "{this}");
     }

@@ -412,10 +412,9 @@ fn disagree() -> String {
     "two ways of finding it disagree".to_owned()
 }
 
-#[cfg(test)]
 impl Globals {
-    /// Globals that are where a test has put them.
-    pub(crate) fn at(places: &[(Global, u64)], histograms: &[u64]) -> Self {
+    /// Globals that are where somebody says: a test, a fuzzer.
+    pub fn at(places: &[(Global, u64)], histograms: &[u64]) -> Self {
         let place = |g: &Global| places.iter().find(|(p, _)| p == g).map(|(_, at)| *at);
         Self {
             found: Global::ALL.iter().map(|g| place(g).ok_or_else(|| "left out".into())).collect(),
