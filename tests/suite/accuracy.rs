@@ -257,14 +257,8 @@ fn go_1_21() -> Result<()> {
 /// docs/compatibility.md.
 #[test]
 fn every_version_linked_in_every_way() -> Result<()> {
-    const MODES: [Mode; 6] = [
-        Mode::Plain,
-        Mode::Stripped,
-        Mode::Pie,
-        Mode::PieStripped,
-        Mode::StaticPie,
-        Mode::Cgo,
-    ];
+    const MODES: [Mode; 6] =
+        [Mode::Plain, Mode::Stripped, Mode::Pie, Mode::PieStripped, Mode::StaticPie, Mode::Cgo];
     needs_kernel!();
     if !run_all() {
         // Left out, not impossible: never a failure.
