@@ -6,10 +6,14 @@ use std::time::Duration;
 
 /// Hits a second up to which the probes stay attached: about 0.4 % of one CPU at 2 µs a hit.
 pub const EXACT_UP_TO: u64 = 2_000;
-/// Time between two looks once they do not stay.
-pub const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Length of a look: 20 ms a second keep a probe of 100,000 hits a second at that same cost.
-pub const LOOK: Duration = Duration::from_millis(20);
+/// Rest between two looks once they do not stay. Not shorter, because coming and going costs the whole
+/// machine: the kernel waits for every task to be out of the probe (RCU tasks trace), and while it
+/// does, every BPF program's end is slower.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Length of a look: 50 ms in five seconds keep a probe of 200,000 hits a second at that same cost.
+pub const LOOK: Duration = Duration::from_millis(50);
+/// The time over which the rate of probes that stay is taken.
+const RATE_OVER: Duration = Duration::from_secs(1);
 
 /// What to do with the probes now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +61,7 @@ impl Governor {
         self.hits_then = hits;
     }
 
-    /// What is to be done at `now`. To be asked every 20 ms or so while it looks, else every 100 ms.
+    /// What is to be done at `now`. To be asked every [`LOOK`] or so while it looks, else every 100 ms.
     pub fn decide(&mut self, now: u64, hits: u64) -> Action {
         let ns = |d: Duration| d.as_nanos() as u64;
         let Some(since) = self.attached_since else {
@@ -74,7 +78,7 @@ impl Governor {
             return Action::Detach;
         }
         // The rate of the last second or so, not of the whole stay, decides.
-        if looked >= ns(LOOK_EVERY) {
+        if looked >= ns(RATE_OVER) {
             self.settle(now, hits);
         }
         Action::Keep
@@ -165,7 +169,8 @@ mod tests {
         run(&mut g, 0, 5, 100, &mut hits);
         let taken = run(&mut g, 5_000 * MS, 1, 100_000, &mut hits);
         assert!(taken < 15_000, "a sudden rise took {taken} hits before the probes were out");
-        let taken = run(&mut g, 6_000 * MS, 10, 100, &mut hits);
+        // Five seconds of rest, then they stay.
+        let taken = run(&mut g, 6_000 * MS, 15, 100, &mut hits);
         assert!(taken > 800, "{taken}");
         assert!(g.is_attached());
     }
