@@ -3,7 +3,11 @@
 
 use std::path::Path;
 
-#[path = "../fuzz/inputs.rs"]
+#[path = "../fuzz/src/lib.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "the fuzz targets' library, which is a crate of its own workspace"
+)]
 mod inputs;
 
 fn all_of(target: &str, run: fn(&[u8])) {

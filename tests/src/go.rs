@@ -117,26 +117,31 @@ pub fn build(name: &str, version: &str, mode: Mode) -> Result<PathBuf> {
         .arg("-trimpath")
         .arg("-o")
         .arg(&unfinished);
-    // Nothing from the network, nothing from or to the user's own Go set-up.
-    for (key, value) in [
-        ("GOTOOLCHAIN", "local"),
-        ("GOPROXY", "off"),
-        ("GOENV", "off"),
-        ("GOFLAGS", ""),
-        ("GOWORK", "off"),
-        ("CGO_ENABLED", if mode.needs_cc() { "1" } else { "0" }),
-    ] {
-        go.env(key, value);
-    }
-    go.env_remove("GOROOT").env_remove("GODEBUG").env_remove("GOEXPERIMENT");
-    go.env("GOCACHE", target.join("go-cache"));
-    go.env("GOPATH", target.join("go-path"));
-    go.env("XDG_CONFIG_HOME", target.join("go-config"));
+    isolate(&mut go, &target);
+    go.env("CGO_ENABLED", if mode.needs_cc() { "1" } else { "0" });
     output_of(&mut go).with_context(|| format!("building {name} with Go {version}"))?;
     // Two tests may build the same thing: whoever renames last wins, and both are right.
     std::fs::rename(&unfinished, &binary)
         .with_context(|| format!("renaming to {}", binary.display()))?;
     Ok(binary)
+}
+
+/// Has a `go` command take nothing from the network, and nothing from or to the user's own Go set-up:
+/// what it keeps it keeps in `folder`.
+pub fn isolate(go: &mut Command, folder: &Path) {
+    let settings = [
+        ("GOTOOLCHAIN", "local"),
+        ("GOPROXY", "off"),
+        ("GOENV", "off"),
+        ("GOFLAGS", ""),
+        ("GOWORK", "off"),
+        ("CGO_ENABLED", "0"),
+    ];
+    go.envs(settings);
+    go.env_remove("GOROOT").env_remove("GODEBUG").env_remove("GOEXPERIMENT");
+    go.env("GOCACHE", folder.join("go-cache"));
+    go.env("GOPATH", folder.join("go-path"));
+    go.env("XDG_CONFIG_HOME", folder.join("go-config"));
 }
 
 fn hash_of(source: &Path) -> Result<u64> {

@@ -151,7 +151,7 @@ fn check(service: &Service, binary: &Path) -> Result<()> {
     );
     ensure!(accuracy["verdict"] == "agree", "{accuracy}");
     ensure!(accuracy["gc_cycles"]["ours"] == accuracy["gc_cycles"]["runtime"], "{accuracy}");
-    ensure!(number("/runqueue/wakeup/count").is_some_and(|n| n > 20), "{}", report["runqueue"]);
+    ensure!(number("/runqueue/wakeup/count").is_some_and(|n| n > 100), "{}", report["runqueue"]);
     ensure!(number("/events/lost/total") == Some(0), "{}", report["events"]["lost"]);
 
     let census = json_of(&["goroutines", "--json", "--pid", &pid])?;

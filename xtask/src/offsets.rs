@@ -144,22 +144,9 @@ fn compile(go: &Path, folder: &Path, release: Release, arch: &str) -> Result<Pat
     let run = |arguments: &[&str]| -> Result<String> {
         let mut command = Command::new(go);
         command.current_dir(folder).args(arguments);
-        for (key, value) in [
-            ("GOTOOLCHAIN", "local"),
-            ("GOPROXY", "off"),
-            ("GOENV", "off"),
-            ("GOFLAGS", ""),
-            ("GOWORK", "off"),
-            ("CGO_ENABLED", "0"),
-            ("GOOS", "linux"),
-            ("GOARCH", arch),
-        ] {
-            command.env(key, value);
-        }
-        command.env_remove("GOROOT").env_remove("GODEBUG").env_remove("GOEXPERIMENT");
         // Its own cache, deleted with it.
-        command.env("GOCACHE", folder.join("cache")).env("GOPATH", folder.join("path"));
-        command.env("XDG_CONFIG_HOME", folder.join("config"));
+        g211s_tests::go::isolate(&mut command, folder);
+        command.env("GOOS", "linux").env("GOARCH", arch);
         let output = command.output().context("cannot start go")?;
         if !output.status.success() {
             bail!("go {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));

@@ -265,9 +265,11 @@ fn turn(cs: &mut CpuState, now: u64, next: Task, tid: u32, tgid: u32) {
         // SAFETY: see `read`.
         unsafe { [read(next, comm), read(next, comm + 8)] }
     };
-    // Last, and not earlier by the compiler's doing: another CPU finds the open slice by it.
-    // SAFETY: an exclusive reference.
-    unsafe { core::ptr::write_volatile(&raw mut cs.ended, ended) };
+    // Last, since another CPU finds the open slice by it. x86 stores in program order; the compiler is kept
+    // from moving the ones above past this by an `asm!` that may touch memory.
+    // SAFETY: no instruction at all.
+    unsafe { core::arch::asm!("") };
+    cs.ended = ended;
 }
 
 #[btf_tracepoint(function = "sched_switch")]

@@ -18,7 +18,7 @@ use g211s::runtime::memory::{Memory, MemoryError};
 
 /// An executable that a hostile process shows us: ELF, build information, function table, probe plan
 /// and the decoding of the code that probes go into.
-pub(crate) fn executable(file: &[u8]) {
+pub fn executable(file: &[u8]) {
     if let Ok(binary) = Binary::load(file.to_vec()) {
         let options = plan::PlanOptions {
             mallocgc: true,
@@ -33,19 +33,19 @@ pub(crate) fn executable(file: &[u8]) {
 
 /// The kernel's type information. (The kernel is trusted; the file that stands for it in a container may
 /// be anything.)
-pub(crate) fn kernel_btf(bytes: &[u8]) {
+pub fn kernel_btf(bytes: &[u8]) {
     let _ = KernelFacts::from_btf(bytes);
 }
 
 /// An item of the ring buffer: the kernel side's own, but nothing may fall over one.
-pub(crate) fn ring(item: &[u8]) {
+pub fn ring(item: &[u8]) {
     let _ = Event::decode(item);
 }
 
 /// A recording from somebody else, to the last line of its report. The first byte chooses: the rest is
 /// a whole file, or one block's columns (a block's checksums keep mutations of a file from
 /// getting anywhere).
-pub(crate) fn recording(input: &[u8]) {
+pub fn recording(input: &[u8]) {
     let file = match input {
         [0, rest @ ..] => rest.to_vec(),
         [_, a, b, rest @ ..] => file_of(rest, u16::from_le_bytes([*a, *b]).into()),
@@ -81,7 +81,7 @@ fn file_of(columns: &[u8], records: u32) -> Vec<u8> {
 }
 
 /// Addresses (the first four words) looked up in an executable's line and inlining tables.
-pub(crate) fn symbols(input: &[u8]) {
+pub fn symbols(input: &[u8]) {
     let Some((addresses, file)) = input.split_at_checked(32) else { return };
     let Ok(binary) = Binary::load(file.to_vec()) else { return };
     let mut symbols = binary.symbols();
@@ -115,9 +115,9 @@ impl Memory for Hostile<'_> {
 
 /// A process that has put anything at all into its Go runtime's structs: the live checks, and a census
 /// with stacks. The first byte chooses the Go version.
-pub(crate) fn memory(input: &[u8]) {
+pub fn memory(input: &[u8]) {
     /// An executable of the fuzzers' corpus: what the checks ask it is its name.
-    const EXECUTABLE: &[u8] = include_bytes!("corpus/executable/go.elf");
+    const EXECUTABLE: &[u8] = include_bytes!("../corpus/executable/go.elf");
 
     let Some((version, bytes)) = input.split_first().filter(|(_, rest)| rest.len() >= 64) else {
         return;
