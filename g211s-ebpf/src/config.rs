@@ -89,7 +89,7 @@ pub struct ThreadRecord {
     pub since_ns: u64,
     /// Runnable: when it joined `cpu`'s run queue, ns.
     pub queued_ns: u64,
-    /// In `epoll_wait` with a timeout other than 0: since when, ns; else 0.
+    /// Asleep in a network poll, or woken from it and not on a CPU yet: since when, ns; else 0.
     pub epoll_ns: u64,
     /// System call it blocks or last blocked in.
     pub syscall: i32,
@@ -99,13 +99,11 @@ pub struct ThreadRecord {
     pub state: u8,
     /// Index of its target.
     pub target: u8,
-    /// 1 if it slept since `epoll_ns`.
-    pub epoll_slept: u32,
     /// Runnable: where the Go runtime stood when the wait began (0: no GC cycle; 1: in one; 2: in a
     /// stop of the world).
     pub phase: u16,
     /// Zero.
-    pub reserved: u16,
+    pub reserved: [u16; 3],
     /// Time spent in each `ThreadState` (indexed by its number) in intervals that have ended, ns.
     pub state_ns: [u64; THREAD_STATES],
     /// Number of those intervals.
@@ -124,9 +122,8 @@ impl ThreadRecord {
             cpu: 0,
             state: state as u8,
             target,
-            epoll_slept: 0,
             phase: 0,
-            reserved: 0,
+            reserved: [0; 3],
             state_ns: [0; THREAD_STATES],
             state_count: [0; THREAD_STATES],
         }

@@ -26,17 +26,17 @@ pub struct TargetCounters {
     pub oncpu: u64,
     /// See `oncpu`.
     pub oncpu_ns: u64,
-    /// `epoll_wait` family calls with timeout 0.
+    /// `epoll_wait` family calls with timeout 0, while polls were counted.
     pub epoll_nonblocking: u64,
     /// … with any other timeout.
     pub epoll_blocking: u64,
-    /// … of the blocking ones, those that slept.
+    /// Times that a thread slept in one.
     pub epoll_slept: u64,
-    /// Time asleep in them.
+    /// How long, from leaving its CPU to being on one again.
     pub epoll_slept_ns: u64,
-    /// Events that all calls returned.
+    /// Events that all calls returned, while polls were counted.
     pub epoll_events: u64,
-    /// Blocking calls that returned no event (timeout or signal).
+    /// Blocking calls that returned no event (timeout or signal), while polls were counted.
     pub epoll_empty: u64,
     /// Woken from a sleeping `epoll_wait` → running, longer than the late threshold.
     pub epoll_late: u64,

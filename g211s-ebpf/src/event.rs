@@ -152,6 +152,14 @@ pub struct ThreadEvent {
 
 /// `ThreadEvent::syscall` where it could not be told.
 pub const NO_SYSCALL: i32 = -2;
+
+// Numbers of the system calls that wait for the network (x86-64).
+/// `epoll_wait`
+pub const SYS_EPOLL_WAIT: i32 = 232;
+/// `epoll_pwait`: what the Go runtime's netpoll calls.
+pub const SYS_EPOLL_PWAIT: i32 = 281;
+/// `epoll_pwait2`
+pub const SYS_EPOLL_PWAIT2: i32 = 441;
 /// Sent because a window was open.
 pub const THREAD_IN_WINDOW: u32 = 1;
 /// Sent because the thread's interval reaches back into a window that has closed.

@@ -84,7 +84,7 @@ pub enum Hist {
     Yielded = 6,
     /// Length of one stay on a CPU.
     OnCpu = 7,
-    /// Time in an `epoll_wait` that slept.
+    /// One sleep in an `epoll_wait`, from leaving the CPU to being on one again.
     EpollWait = 8,
     /// Woken from a sleeping `epoll_wait` → running: how late the network was served.
     EpollLate = 9,

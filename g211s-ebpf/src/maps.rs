@@ -71,6 +71,14 @@ pub(crate) static COUNTERS: PerCpuArray<TargetCounters> =
 pub(crate) static HISTOGRAMS: PerCpuArray<HistData> =
     PerCpuArray::with_max_entries(MAX_TARGETS * HISTS as u32, 0);
 
+/// One entry: not 0 while polls are counted.
+#[map]
+pub(crate) static POLLS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// One entry: system calls of the whole host while its tracepoints were attached and polls counted.
+#[map]
+pub(crate) static SYSCALLS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// One entry: what became of the events.
 #[map]
 pub(crate) static LOSS: PerCpuArray<LossCounters> = PerCpuArray::with_max_entries(1, 0);

@@ -78,8 +78,9 @@ pub struct WatchArgs {
     /// Stream every scheduler transition instead of those around pauses (costs more)
     #[arg(long)]
     pub full: bool,
-    /// More probes: `mallocgc` and `nextfree` count allocations (dear), `custom:FUNC` counts the
-    /// calls of a function
+    /// More probes: `mallocgc` and `nextfree` count allocations (dear), `epoll` counts every network
+    /// poll on kernels where that costs each system call of the host 70 ns, `custom:FUNC` counts the calls of
+    /// a function
     #[arg(long = "probe", value_name = "PROBE", value_parser = extra_probe)]
     pub probes: Vec<ExtraProbe>,
     /// Size of the event ring buffer (a power of two: 64K, 8M)
@@ -185,6 +186,8 @@ pub enum ExtraProbe {
     MallocGc,
     /// `(*mcache).nextFree`.
     NextFree,
+    /// Every network poll, however many system calls the host makes.
+    Epoll,
     /// Any function.
     Custom(String),
 }
@@ -193,9 +196,10 @@ fn extra_probe(s: &str) -> Result<ExtraProbe, String> {
     match s {
         "mallocgc" => Ok(ExtraProbe::MallocGc),
         "nextfree" => Ok(ExtraProbe::NextFree),
+        "epoll" => Ok(ExtraProbe::Epoll),
         _ => match s.strip_prefix("custom:") {
             Some(f) if !f.is_empty() => Ok(ExtraProbe::Custom(f.to_owned())),
-            _ => Err("known probes are mallocgc, nextfree and custom:FUNCTION".to_owned()),
+            _ => Err("known probes are mallocgc, nextfree, epoll and custom:FUNCTION".to_owned()),
         },
     }
 }

@@ -1,7 +1,6 @@
 //! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
 
 pub mod agent;
-pub mod allocs;
 pub mod analysis;
 pub mod bpf;
 pub mod census;
@@ -10,6 +9,7 @@ pub mod doctor;
 pub mod elf;
 pub mod event;
 pub mod go;
+pub mod governor;
 pub mod model;
 pub mod order;
 pub mod ps;

@@ -85,6 +85,19 @@ pub struct Settings {
     pub ring_bytes: u64,
     /// g211s's own process, so that it can be named when it is in the way.
     pub observer_pid: u32,
+    /// What counted network polls; `None` where nothing could, and in older recordings.
+    #[serde(default)]
+    pub poll_source: Option<PollSource>,
+}
+
+/// What counts network polls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PollSource {
+    /// `fentry` on the system calls themselves, which costs their callers alone.
+    Fentry,
+    /// The tracepoints of all system calls, which cost every process of the host.
+    Syscalls,
 }
 
 /// A watched process.
@@ -173,22 +186,26 @@ pub struct Interval {
     pub oncpu: u64,
     /// See `oncpu`.
     pub oncpu_ns: u64,
-    /// Polls with timeout 0.
+    /// Polls with timeout 0, while polls were counted (`polls_ns`).
     pub epoll_nonblocking: u64,
-    /// Polls with another timeout.
+    /// Polls with another timeout, while polls were counted.
     pub epoll_blocking: u64,
-    /// Of those, the ones that slept.
+    /// Times a thread slept in a poll.
     pub epoll_slept: u64,
-    /// Time they slept.
+    /// How long.
     pub epoll_slept_ns: u64,
-    /// Events returned by polls.
+    /// Events returned by polls, while polls were counted.
     pub epoll_events: u64,
-    /// Blocking polls that returned none.
+    /// Blocking polls that returned none, while polls were counted.
     pub epoll_empty: u64,
     /// Late wakes from a poll.
     pub epoll_late: u64,
     /// All woken → running time of threads woken from a poll.
     pub epoll_late_ns: u64,
+    /// For how long polls were counted since attach, ns: less than the time since attach where that was
+    /// too dear (see `governor`). `None` in older recordings, which counted all.
+    #[serde(default)]
+    pub polls_ns: Option<u64>,
     /// Stops of the world begun.
     pub stw: u64,
     /// GC cycles begun.
@@ -196,7 +213,7 @@ pub struct Interval {
     /// Bytes of large allocations.
     pub large_bytes: u64,
     /// How long the probes in the allocator were attached, ns: less than the time since attach
-    /// where they were too dear to stay (see the agent's `allocs`).
+    /// where they were too dear to stay (see `governor`).
     pub alloc_probes_ns: u64,
     /// Hits of those probes in that time (what is hit while they come and go is left out).
     pub alloc_hits: u64,

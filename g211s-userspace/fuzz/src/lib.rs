@@ -26,7 +26,6 @@ pub fn executable(file: &[u8]) {
             custom: Some("main.main".to_owned()),
         };
         let _ = plan::plan(&binary, &options);
-        let _ = plan::polls_by_itself(&binary);
         let _ = (binary.link_mode(), binary.functions.functions().count());
     }
 }

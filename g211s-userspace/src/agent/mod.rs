@@ -27,11 +27,11 @@ use tokio::{
 };
 
 use crate::{
-    allocs::LOOK,
     bpf::{self, LoadOptions, Session},
     cli::{ExtraProbe, WatchArgs},
     go::plan,
-    record::{Host, Moment, Record, RunStart, Settings, Unavailable},
+    governor::{EXACT_SYSCALLS, Governor, LOOK},
+    record::{Host, Moment, PollSource, Record, RunStart, Settings, Unavailable},
     report::format::{clean, duration},
     target::{self, procfs::Procfs},
 };
@@ -81,7 +81,6 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     if resolved.len() > MAX_TARGETS as usize {
         bail!("at most {MAX_TARGETS} processes can be watched in one run");
     }
-    let tracefs = bpf::ensure_tracefs();
     let mut session = Session::load(&LoadOptions {
         threshold_ns,
         full: args.full,
@@ -93,17 +92,16 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     })?;
     let _stats = if args.bpf_stats { Some(bpf::enable_stats()?) } else { None };
     let mut common = session.attach_sched()?;
-    match tracefs {
-        Ok(()) => {
-            let others = resolved.iter().any(|t| t.binary.cgo || plan::polls_by_itself(&t.binary));
-            common.extend(session.attach_netpoll(others));
+    let counted = session.count_polls();
+    let found = session.poll_source().map(|(source, _)| source).map_err(ToString::to_string);
+    let poll_source = match counted.map_err(|e| e.to_string()).and(found) {
+        Ok(source) => Some(source),
+        Err(why) => {
+            let (feature, costs) = ("netpoll".into(), bpf::POLLS_UNCOUNTED.into());
+            common.push(Unavailable { feature, why, costs });
+            None
         }
-        Err(e) => common.push(Unavailable {
-            feature: "netpoll".into(),
-            why: format!("tracefs is not mounted and cannot be: {e}"),
-            costs: "epoll waits are not counted; late wakes show as run-queue delay only".into(),
-        }),
-    }
+    };
     let customs = args.probes.iter().filter(|p| matches!(p, ExtraProbe::Custom(_))).count();
     if customs > 1 {
         bail!("one custom probe at a time: --probe custom:FUNCTION was given {customs} times");
@@ -136,6 +134,15 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     }
     // At once: from here on whatever the runtime counts is in our events as well.
     let samples: Vec<Record> = watched.iter().filter_map(|w| w.sample(Moment::Start)).collect();
+    let exact = if args.probes.contains(&ExtraProbe::Epoll) { u64::MAX } else { EXACT_SYSCALLS };
+    let mut poll_governor = poll_source.map(|source| match source {
+        // It costs those alone that poll.
+        PollSource::Fentry => Governor::new(u64::MAX),
+        PollSource::Syscalls => Governor::new(exact),
+    });
+    if let Some(governor) = &mut poll_governor {
+        governor.attached(start_ns, session.host_syscalls());
+    }
     for w in &mut watched {
         w.governor.attached(start_ns, 0);
         seed_threads(&mut session, &procfs, w);
@@ -151,6 +158,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
             interval_ns: INTERVAL.as_nanos() as u64,
             ring_bytes: args.ring.into(),
             observer_pid: std::process::id(),
+            poll_source,
         },
         targets: watched.iter().map(|w| w.record.clone()).collect(),
     };
@@ -186,6 +194,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         console,
         procfs,
         watched,
+        poll_governor,
         received: [0; EVENT_CLASSES],
         undecodable: 0,
         ring_bytes: 0,

@@ -17,10 +17,10 @@ use super::{
     watched::{Watched, alloc_hits, thread_info},
 };
 use crate::{
-    allocs::Action,
     bpf::{self, Loss, Session},
     event::{Event, by_class},
     go::plan,
+    governor::{Action, Governor},
     record::{Cost, Interval, Moment, Notice, ProbeHits, ProcessInfo, Record, RunEnd},
     report::format::clean,
     target::procfs::Procfs,
@@ -40,6 +40,8 @@ pub(super) struct Run {
     pub(super) console: Console,
     pub(super) procfs: Procfs,
     pub(super) watched: Vec<Watched>,
+    /// How long network polls may be counted; `None` where they cannot be.
+    pub(super) poll_governor: Option<Governor>,
     pub(super) received: [u64; EVENT_CLASSES],
     pub(super) undecodable: u64,
     pub(super) ring_bytes: u64,
@@ -181,6 +183,7 @@ impl Run {
         let counters = self.session.counters(target, now).map(|i| Interval {
             alloc_probes_ns: w.governor.attached_ns(now),
             alloc_hits: w.governor.counted(alloc_hits(&i)),
+            polls_ns: Some(self.poll_governor.as_ref().map_or(0, |g| g.attached_ns(now))),
             throttled: throttled.count,
             throttled_ns: throttled.ns,
             ..i
@@ -191,16 +194,48 @@ impl Run {
         }
     }
 
-    /// Whether a look at an allocator's probes may be over any moment.
+    /// Whether a look at what is hit often may be over any moment.
     pub(super) fn is_looking(&self) -> bool {
         let now = now_ns();
+        if self.poll_governor.as_ref().is_some_and(|g| g.is_looking(now)) {
+            return true;
+        }
         let mut probed = self.watched.iter().filter(|w| w.alive && !w.alloc_probes.is_empty());
         probed.any(|w| w.governor.is_looking(now))
     }
 
-    /// Lets the allocator's probes come and go, so that they stay affordable.
-    /// `all`: also of those that are in no hurry, i.e. not within a short look.
+    /// Lets what is hit often come and go, so that it stays affordable.
+    /// `all`: also what is in no hurry, i.e. not within a short look.
     pub(super) fn govern(&mut self, all: bool) {
+        self.govern_polls(all);
+        self.govern_allocs(all);
+    }
+
+    fn govern_polls(&mut self, all: bool) {
+        let Some(governor) = &mut self.poll_governor else { return };
+        if !all && !governor.is_looking(now_ns()) {
+            return;
+        }
+        let hits = self.session.host_syscalls();
+        match governor.decide(now_ns(), hits) {
+            Action::Keep => {}
+            Action::Detach => {
+                // The kernel side stops counting at the first thing that this does.
+                governor.detached(now_ns(), hits);
+                self.session.pause_polls();
+            }
+            Action::Attach => {
+                if let Err(e) = self.session.count_polls() {
+                    governor.give_up();
+                    self.notice(None, &format!("network polls are not counted from here on: {e}"));
+                } else {
+                    governor.attached(now_ns(), hits);
+                }
+            }
+        }
+    }
+
+    fn govern_allocs(&mut self, all: bool) {
         let now = now_ns();
         let Self { session, watched, .. } = self;
         let mut refused = Vec::new();

@@ -6,9 +6,9 @@ use g211s_ebpf::event::{Site, ThreadState};
 
 use super::now_ns;
 use crate::{
-    allocs::Governor,
     bpf::{ProbeHandle, ProbeRequest, Session, TargetRequest},
     go::plan,
+    governor::{EXACT_ALLOCATIONS, Governor},
     model::reason::StwReason,
     record::{Interval, Moment, Record, Target, ThreadInfo, Unavailable},
     runtime::sampling::{self, RuntimeWatch},
@@ -127,7 +127,7 @@ pub(super) fn attach_probes(
         request,
         alive: true,
         alloc_probes,
-        governor: Governor::default(),
+        governor: Governor::new(EXACT_ALLOCATIONS),
         probes,
         quotas,
         runtime,

@@ -15,8 +15,10 @@ use aya::{
 use serde::Serialize;
 
 use super::{
-    LoadOptions, NEEDS, OBJECT, Session, VMLINUX_BTF, failed, kernel_btf::KernelFacts, program,
+    LoadOptions, NEEDS, OBJECT, POLLS_UNCOUNTED, Session, VMLINUX_BTF, failed,
+    kernel_btf::KernelFacts, program,
 };
+use crate::{governor::EXACT_SYSCALLS, record::PollSource};
 
 /// One capability.
 #[derive(Clone, Debug, Serialize)]
@@ -158,15 +160,21 @@ fn programs() -> Vec<Capability> {
                 });
             all.push(capability("tp_btf", true, sched, "g211s cannot attach"));
             all.push(capability("uprobes", true, uprobes(&mut session), "no Go runtime events"));
-            let netpoll = match super::ensure_tracefs() {
-                Err(e) => Err(format!("tracefs is not mounted and cannot be: {e}")),
-                Ok(()) => match session.attach_netpoll(true).first() {
-                    None => Ok("epoll_wait's system call tracepoints attach".to_owned()),
-                    Some(u) => Err(u.why.clone()),
-                },
+            let counted = session.count_polls();
+            let netpoll = match (session.poll_source(), counted) {
+                (Err(e), _) => Err(e.to_string()),
+                (Ok(_), Err(e)) => Err(e.to_string()),
+                (Ok((PollSource::Fentry, _)), Ok(())) => {
+                    Ok("fentry on epoll_pwait: every poll is counted, at its caller's cost alone"
+                        .into())
+                }
+                (Ok((PollSource::Syscalls, why)), Ok(())) => Ok(format!(
+                    "the tracepoints of all system calls attach: every poll is counted while the host \
+                     makes up to {EXACT_SYSCALLS} system calls a second, beyond that in short looks ({})",
+                    why.unwrap_or_default()
+                )),
             };
-            let costs = "epoll waits are not counted; late wakes show as run-queue delay only";
-            all.push(capability("netpoll", false, netpoll, costs));
+            all.push(capability("netpoll", false, netpoll, POLLS_UNCOUNTED));
         }
     }
     let costs = "network readiness is taken from the thread's wakeup instead of the socket's event";

@@ -7,7 +7,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{
-        BtfTracePoint, ProgramError, TracePoint, UProbe,
+        BtfTracePoint, ProgramError, UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
@@ -19,25 +19,28 @@ use g211s_ebpf::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::record::Unavailable;
+use crate::record::{PollSource, Unavailable};
 
 mod error;
 pub mod features;
 pub mod kernel_btf;
+mod polls;
 mod read;
-mod tracefs;
 
 pub use error::{BpfError, NEEDS};
 use error::{failed, not_loaded};
 use kernel_btf::KernelFacts;
 pub use read::Loss;
-pub use tracefs::ensure as ensure_tracefs;
 
 /// The BPF object that build.rs made; empty in a build without the eBPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("G211S_BPF_OBJECT"));
 
 /// Where the kernel publishes its types.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// What is lost where network polls cannot be counted.
+pub const POLLS_UNCOUNTED: &str =
+    "polls are not counted; sleeps in them and late wakes still are, by the scheduler's events";
 
 /// What is fixed at load.
 #[derive(Clone, Debug)]
@@ -140,6 +143,7 @@ impl AsRawFd for Ring {
 /// A loaded kernel side. Dropping it detaches everything.
 pub struct Session {
     ebpf: Ebpf,
+    polls: Result<polls::Polls, BpfError>,
     ring: AsyncFd<Ring>,
     targets: Array<MapData, u64>,
     configs: Array<MapData, Pod<TargetConfig>>,
@@ -178,16 +182,6 @@ const SCHED: [(&str, bool, &str); 7] = [
     ("sched_process_fork", false, "threads born later are seen from their first switch on"),
     ("sched_process_exit", false, "a thread's end is seen at its last switch only"),
     ("sched_process_exec", false, "an exec of the target is not noticed"),
-];
-
-/// netpoll programs: program, enter tracepoint, exit tracepoint, and whether the runtime's own netpoll
-/// does without the call: it makes `epoll_pwait` in every version (1.21
-/// `runtime/internal/syscall`, 1.27 `internal/runtime/syscall/linux`: `EpollWait`). Every other
-/// process's calls of an attached tracepoint cost a little too, so only the needed ones are.
-const NETPOLL: [(&str, &str, &str, bool); 3] = [
-    ("enter_epoll_pwait", "sys_enter_epoll_pwait", "sys_exit_epoll_pwait", false),
-    ("enter_epoll_wait", "sys_enter_epoll_wait", "sys_exit_epoll_wait", true),
-    ("enter_epoll_pwait2", "sys_enter_epoll_pwait2", "sys_exit_epoll_pwait2", true),
 ];
 
 impl Session {
@@ -243,6 +237,8 @@ impl Session {
         for name in ["go_edge", "go_count"] {
             program::<UProbe>(&mut ebpf, name)?.load().map_err(|e| not_loaded(name, &e))?;
         }
+        // Not vital: without, sleeps in polls and late wakes are still the scheduler's to tell.
+        let polls = polls::Polls::open(&mut ebpf, &btf);
         let kernel_log = options
             .kernel_log
             .then(|| {
@@ -267,6 +263,7 @@ impl Session {
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error)?,
             hists: PerCpuArray::try_from(take(&mut ebpf, "HISTOGRAMS")?).map_err(map_error)?,
             loss: PerCpuArray::try_from(take(&mut ebpf, "LOSS")?).map_err(map_error)?,
+            polls,
             ebpf,
             ring,
             kernel_log,
@@ -295,37 +292,31 @@ impl Session {
         Ok(unavailable)
     }
 
-    /// Loads and attaches the netpoll programs (system call tracepoints, which need tracefs): for the
-    /// runtime's own calls, and where a target may make others (C code, event-loop frameworks), for
-    /// those.
-    pub fn attach_netpoll(&mut self, others: bool) -> Vec<Unavailable> {
-        let mut unavailable = Vec::new();
-        let mut attach = |name: &str, tracepoint: &str, load: bool| {
-            let p = program::<TracePoint>(&mut self.ebpf, name)?;
-            if load {
-                p.load().map_err(|e| failed(format!("loading {name}"), &e))?;
-            }
-            p.attach("syscalls", tracepoint)
-                .map_err(|e| failed(format!("attaching to {tracepoint}"), &e))
-        };
-        let mut first = true;
-        for (name, enter, exit, not_netpoll) in NETPOLL {
-            if not_netpoll && !others {
-                continue;
-            }
-            // The exit first: an enter without an exit would leave a poll open for ever.
-            let done = attach("exit_epoll", exit, first).and_then(|_| attach(name, enter, true));
-            first = false;
-            if let Err(e) = done {
-                unavailable.push(Unavailable {
-                    feature: format!("netpoll ({name})"),
-                    why: e.to_string(),
-                    costs: "epoll waits are not counted; late wakes show as run-queue delay only"
-                        .into(),
-                });
-            }
+    /// How network polls are counted here, and why not better.
+    pub fn poll_source(&self) -> Result<(PollSource, Option<&str>), &BpfError> {
+        self.polls.as_ref().map(|p| (p.source(), p.why.as_deref()))
+    }
+
+    /// Begins to count network polls.
+    ///
+    /// # Errors
+    /// [`BpfError`] if the kernel refuses; then they are not counted at all.
+    pub fn count_polls(&mut self) -> Result<(), BpfError> {
+        let Ok(polls) = &mut self.polls else { return Ok(()) };
+        polls.begin(&mut self.ebpf)
+    }
+
+    /// Stops counting network polls for now.
+    pub fn pause_polls(&mut self) {
+        if let Ok(polls) = &mut self.polls {
+            polls.pause();
         }
-        unavailable
+    }
+
+    /// System calls of the whole host so far, seen while polls were counted; 0 where the source sees polls
+    /// alone.
+    pub fn host_syscalls(&self) -> u64 {
+        self.polls.as_ref().map_or(0, polls::Polls::syscalls)
     }
 
     /// Attaches one uprobe. It stays as long as the handle.

@@ -263,16 +263,6 @@ pub fn plan_or_why(binary: &Binary, options: &PlanOptions) -> ProbePlan {
     })
 }
 
-/// Functions by which Go code polls without the runtime's netpoll (event-loop frameworks do). The
-/// linker drops functions that nobody calls, so their presence means use.
-const RAW_POLLS: [&str; 3] =
-    ["syscall.EpollWait", "golang.org/x/sys/unix.EpollWait", "golang.org/x/sys/unix.EpollPwait"];
-
-/// Whether the program may make `epoll_wait` calls of its own, beside the runtime's `epoll_pwait`.
-pub fn polls_by_itself(binary: &Binary) -> bool {
-    !binary.functions.resolve(&RAW_POLLS).is_empty()
-}
-
 struct Planner<'a> {
     binary: &'a Binary,
     functions: HashMap<&'a str, Vec<Function<'a>>>,

@@ -244,7 +244,7 @@ fn section(
         stw_totals: totals(&stw),
         stw,
         delays: delays(index, model, names, threshold_ns, &gc_spans),
-        netpoll: netpoll(&mut hists, &counters, threshold_ns),
+        netpoll: netpoll(&mut hists, &counters, threshold_ns, window, settings),
         alloc: alloc(&counters, window),
         runtime: model.samples.report(info),
         accuracy: model.samples.accuracy(&model.seen(), info, lost),
@@ -339,10 +339,23 @@ fn runqueue(h: &mut Histograms, c: &Interval) -> Runqueue {
     }
 }
 
-fn netpoll(h: &mut Histograms, c: &Interval, threshold_ns: u64) -> Netpoll {
+fn netpoll(
+    h: &mut Histograms,
+    c: &Interval,
+    threshold_ns: u64,
+    window: Window,
+    settings: Option<&Settings>,
+) -> Netpoll {
+    // Older recordings say nothing: they counted all the time.
+    let observed_ns = c.polls_ns.unwrap_or(window.duration_ns);
+    let per_s = |n: u64| (observed_ns > 0).then(|| n as f64 * 1e9 / observed_ns as f64);
     Netpoll {
+        source: settings.and_then(|s| s.poll_source),
+        observed_ns,
+        sampled: observed_ns < window.duration_ns.saturating_sub(SAMPLED_SLACK_NS),
         blocking: BlockingPolls {
             count: c.epoll_blocking,
+            per_s: per_s(c.epoll_blocking),
             slept: c.epoll_slept,
             slept_ns: c.epoll_slept_ns,
             empty: c.epoll_empty,
@@ -353,7 +366,10 @@ fn netpoll(h: &mut Histograms, c: &Interval, threshold_ns: u64) -> Netpoll {
             threshold_ns,
             delay: h.dist(&[Hist::EpollLate], (0, c.epoll_late_ns)),
         },
-        nonblocking: NonblockingPolls { count: c.epoll_nonblocking },
+        nonblocking: NonblockingPolls {
+            count: c.epoll_nonblocking,
+            per_s: per_s(c.epoll_nonblocking),
+        },
         events: c.epoll_events,
     }
 }

@@ -25,7 +25,7 @@ use crate::{
         gc::{Cycle, IncompleteCycle},
         stw::{EndEvidence, IncompleteStop},
     },
-    record::{AttachedProbe, Cost, Host, Notice, Settings, Unavailable},
+    record::{AttachedProbe, Cost, Host, Notice, PollSource, Settings, Unavailable},
 };
 
 /// Name and version of the schema.
@@ -555,28 +555,37 @@ pub struct DelayReport {
 /// `late_wakes` are delays.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Netpoll {
+    /// What counted the polls; null where nothing could, and in older recordings.
+    pub source: Option<PollSource>,
+    /// How long polls were counted: all the time, or while that was cheap for the host.
+    pub observed_ns: u64,
+    /// Whether that was short looks instead of the whole run: then the counts of polls and of their events
+    /// are those of the looks. Sleeps and late wakes are always counted all.
+    pub sampled: bool,
     /// Polls that may wait.
     pub blocking: BlockingPolls,
     /// Woken from a poll, but late on a CPU.
     pub late_wakes: LateWakes,
     /// Polls that may not wait.
     pub nonblocking: NonblockingPolls,
-    /// Events that all polls returned.
+    /// Events that the polls counted returned.
     pub events: u64,
 }
 
 /// Polls that may wait.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct BlockingPolls {
-    /// How many.
+    /// How many began while polls were counted (`observed_ns`).
     pub count: u64,
-    /// Of these, how many slept.
+    /// The same per second; null if none could be counted.
+    pub per_s: Option<f64>,
+    /// How often a thread slept in one, over the whole run.
     pub slept: u64,
     /// How long: idle time, not a problem.
     pub slept_ns: u64,
-    /// Of all, how many returned no event (timeout or signal).
+    /// Of `count`, how many returned no event (timeout or signal).
     pub empty: u64,
-    /// Lengths of those that slept.
+    /// Lengths of the sleeps, each until the thread runs again.
     pub wait: Dist,
 }
 
@@ -594,8 +603,10 @@ pub struct LateWakes {
 /// Polls that may not wait.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct NonblockingPolls {
-    /// How many.
+    /// How many while polls were counted (`observed_ns`).
     pub count: u64,
+    /// The same per second; null if none could be counted.
+    pub per_s: Option<f64>,
 }
 
 /// Allocation counts, from probe hits; 0 where the probe was not attached (`target.probes`).

@@ -17,9 +17,9 @@ use crate::{
     model::ascii::{Scene, TGID},
     record::{
         AttachedProbe, Cost, GcSample, GoroutineSample, HeapSample, Hists, Host, Interval, Moment,
-        Notice, PSample, ProbeHits, ProcessInfo, Reads, Record, RunEnd, RunStart, RuntimeAccess,
-        RuntimeFeature, RuntimeSample, Settings, SparseHist, StwSample, Target, ThreadInfo,
-        ThreadTotals, Unavailable,
+        Notice, PSample, PollSource, ProbeHits, ProcessInfo, Reads, Record, RunEnd, RunStart,
+        RuntimeAccess, RuntimeFeature, RuntimeSample, Settings, SparseHist, StwSample, Target,
+        ThreadInfo, ThreadTotals, Unavailable,
     },
 };
 
@@ -44,6 +44,7 @@ fn start(go_version: &str) -> Record {
             interval_ns: 1000 * MS,
             ring_bytes: 1 << 20,
             observer_pid: 55,
+            poll_source: Some(PollSource::Syscalls),
         },
         targets: vec![Target {
             pid: 42,
@@ -409,6 +410,31 @@ fn loss_is_shouted() {
 }
 
 /// The runtime counted a stop more than was seen: said at the top, and while the run goes on.
+#[test]
+fn sampled_polls_are_said_to_be_sampled() {
+    let counted_for = |ns: Option<u64>| {
+        let mut records = run();
+        for record in &mut records {
+            if let Record::Interval(i) = record {
+                i.polls_ns = ns;
+            }
+        }
+        Report::build("x", records)
+    };
+    let report = counted_for(Some(100 * MS));
+    let netpoll = &report.first.netpoll;
+    assert!(netpoll.sampled && netpoll.observed_ns == 100 * MS);
+    // 80 polls in a tenth of a second; sleeps are counted always.
+    assert_eq!(netpoll.blocking.per_s, Some(800.0));
+    assert_eq!(netpoll.blocking.slept, 60);
+    let text = text(&report, Style::Plain);
+    assert!(text.contains("About 800 polls a second that may wait"), "{text}");
+    fits(&text);
+    // A recording from before polls could be sampled: they were all counted.
+    assert!(!counted_for(None).first.netpoll.sampled);
+    assert_eq!(counted_for(Some(0)).first.netpoll.blocking.per_s, None);
+}
+
 #[test]
 fn a_missed_stop_is_shouted() {
     let mut records = run();

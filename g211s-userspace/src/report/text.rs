@@ -321,15 +321,27 @@ fn gc(out: &mut String, t: &TargetReport, style: Style) {
 fn netpoll(out: &mut String, t: &TargetReport, style: Style) {
     let n = &t.netpoll;
     heading(out, "Network polls", style);
-    let line = format!(
-        "{} that may wait ({} slept, {} in all: idle time, not a problem), {} that may not; {} \
-         events.",
-        count(n.blocking.count),
-        count(n.blocking.slept),
-        duration(n.blocking.slept_ns),
-        count(n.nonblocking.count),
-        count(n.events)
+    let slept = format!(
+        "{} in polls, {} in all: idle time, not a problem",
+        plural(n.blocking.slept, "sleep", "sleeps"),
+        duration(n.blocking.slept_ns)
     );
+    let line = match (n.blocking.per_s, n.nonblocking.per_s) {
+        (Some(waiting), Some(not)) if n.sampled => format!(
+            "{slept}. About {} polls a second that may wait and {} that may not (from looks of {} in all: \
+             counting each would cost every system call of this host; --probe epoll does).",
+            count(waiting.round() as u64),
+            count(not.round() as u64),
+            duration(n.observed_ns)
+        ),
+        (Some(_), Some(_)) => format!(
+            "{} that may wait, {} that may not; {} events. {slept}.",
+            count(n.blocking.count),
+            count(n.nonblocking.count),
+            count(n.events)
+        ),
+        _ => format!("{slept}. Polls were not counted."),
+    };
     wrap(out, "  ", "  ", &line, str::to_owned);
     let late = match n.late_wakes.count {
         0 => format!("No wake was late by {} or more", duration(n.late_wakes.threshold_ns)),
