@@ -4,10 +4,12 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
-use crate::proc::output_of;
+use crate::proc::{Proc, output_of};
 
 /// The newest Go version that is tested.
 pub const NEW: &str = "1.27.3";
@@ -37,6 +39,8 @@ pub enum Mode {
     Cgo,
     /// The same, without symbols.
     CgoStripped,
+    /// Optimised by a profile, which inlines other functions (in the runtime too), without symbols.
+    Pgo,
 }
 
 impl Mode {
@@ -61,13 +65,14 @@ impl Mode {
             Self::StaticPieStripped => "static-pie-stripped",
             Self::Cgo => "cgo",
             Self::CgoStripped => "cgo-stripped",
+            Self::Pgo => "pgo",
         }
     }
 
     fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Plain | Self::Cgo => &[],
-            Self::Stripped | Self::CgoStripped => &["-ldflags=-s -w"],
+            Self::Stripped | Self::CgoStripped | Self::Pgo => &["-ldflags=-s -w"],
             Self::Pie => &["-buildmode=pie"],
             Self::PieStripped => &["-buildmode=pie", "-ldflags=-s -w"],
             Self::StaticPie => &[
@@ -117,6 +122,9 @@ pub fn build(name: &str, version: &str, mode: Mode) -> Result<PathBuf> {
         .arg("-trimpath")
         .arg("-o")
         .arg(&unfinished);
+    if mode == Mode::Pgo {
+        go.arg(format!("-pgo={}", profile(version)?.display()));
+    }
     isolate(&mut go, &target);
     go.env("CGO_ENABLED", if mode.needs_cc() { "1" } else { "0" });
     output_of(&mut go).with_context(|| format!("building {name} with Go {version}"))?;
@@ -124,6 +132,17 @@ pub fn build(name: &str, version: &str, mode: Mode) -> Result<PathBuf> {
     std::fs::rename(&unfinished, &binary)
         .with_context(|| format!("renaming to {}", binary.display()))?;
     Ok(binary)
+}
+
+/// A CPU profile of the GC storm, built with this version.
+fn profile(version: &str) -> Result<PathBuf> {
+    let binary = build("gcstorm", version, Mode::Plain)?;
+    let profile = binary.with_file_name(format!("profile.{}", std::process::id()));
+    let mut storm = Proc::spawn(Command::new(&binary).arg("-cpuprofile").arg(&profile))?;
+    storm.wait_line(|l| l.text.starts_with("listening"), Duration::from_secs(10))?;
+    std::thread::sleep(Duration::from_secs(3));
+    storm.stop(Signal::SIGTERM, Duration::from_secs(10))?;
+    Ok(profile)
 }
 
 /// Has a `go` command take nothing from the network, and nothing from or to the user's own Go set-up:

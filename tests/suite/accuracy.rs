@@ -102,9 +102,10 @@ fn others_agree(service: &mut Service) -> Result<()> {
     let pid = service.pid();
     let processes = list["processes"].as_array().context("no processes")?;
     let process = processes.iter().find(|p| p["pid"] == pid).context("ps does not list it")?;
-    ensure!(process["goroutines"]["value"] == truth, "ps: {process}");
+    ensure!(process["goroutines"]["value"] == truth, "ps, not {truth} goroutines: {process}");
     let marked = metrics.number("/gc/heap/live:bytes").ok();
-    ensure!(process["live_heap_bytes"]["value"].as_u64() == marked, "ps: {process}");
+    let told = process["live_heap_bytes"]["value"].as_u64();
+    ensure!(told == marked, "ps, not {marked:?} marked: {process}");
     for can in ["attach", "goroutines", "runtime"] {
         ensure!(process["can"][can]["ok"] == true, "ps: {process}");
     }

@@ -29,6 +29,7 @@ pub async fn run(args: &GoroutinesArgs) -> Result<Document> {
         anyhow!("the goroutines of process {} cannot be read: {why}", args.pid)
     };
     let binary = &target.binary;
+    binary.known_runtime().map_err(|why| unreadable(&why))?;
     let bias = load_bias(&procfs, args.pid, binary).map_err(|why| unreadable(&why))?;
     let memory = ProcessMemory::open(&procfs, args.pid).map_err(|why| unreadable(&why))?;
     let offsets = Offsets::for_binary(binary);

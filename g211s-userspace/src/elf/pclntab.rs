@@ -45,7 +45,7 @@ pub struct Function<'a> {
 }
 
 /// The table, in memory: names and entries, without the line tables.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pclntab {
     /// `moduledata.text`.
     text: u64,
@@ -60,7 +60,7 @@ pub struct Pclntab {
 }
 
 /// Where the line tables are (start and end, virtual addresses) and which format they have.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LineTables {
     /// Written by Go 1.18 or 1.19.
     pub(super) is_118: bool,

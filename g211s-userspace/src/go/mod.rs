@@ -32,12 +32,21 @@ pub enum BinaryError {
     /// Go, but of another machine.
     #[error("built for another machine (ELF machine {0}); only x86-64 is supported")]
     NotX86(u16),
-    /// Go, but too old.
-    #[error("built with {0}; pauses can be observed from Go 1.{OLDEST_MINOR} on")]
+    /// Go, but so old that not even its build information is read.
+    #[error("built with {0}; g211s reads executables of Go 1.18 and later")]
     TooOld(String),
-    /// Go, but the version is not understood.
-    #[error("built with an unknown Go version `{0}`")]
-    UnknownVersion(String),
+}
+
+/// Why nothing is known of the Go runtime in an executable: then nothing in it is probed or read, while
+/// what the kernel says of its threads is as good as ever.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownRuntime {
+    /// Too old.
+    #[error("built with {0}; the Go runtime is known to g211s from Go 1.{OLDEST_MINOR} on")]
+    TooOld(String),
+    /// A version that is not understood: removed by an obfuscator, or a toolchain of its own.
+    #[error("built with an unknown Go version `{0}`, so that nothing is known of its runtime")]
+    Version(String),
 }
 
 /// A Go executable.
@@ -46,7 +55,7 @@ pub struct Binary {
     elf: ElfFile,
     /// What the linker wrote about the build.
     pub build: BuildInfo,
-    /// `build.go_version`, parsed.
+    /// `build.go_version`, parsed; 0.0.0 where it is not understood ([`Self::known_runtime`]).
     pub version: GoVersion,
     /// Its function table.
     pub functions: Pclntab,
@@ -70,15 +79,15 @@ impl Binary {
             }
             Err(e) => return Err(e.into()),
         };
-        let version = GoVersion::parse(&build.go_version)
-            .ok_or_else(|| BinaryError::UnknownVersion(build.go_version.clone()))?;
+        let version = GoVersion::parse(&build.go_version).unwrap_or_default();
         if elf.machine != EM_X86_64 {
             return Err(BinaryError::NotX86(elf.machine));
         }
-        if !version.at_least(OLDEST_MINOR) {
-            return Err(BinaryError::TooOld(build.go_version));
-        }
-        let functions = Pclntab::read(&elf)?;
+        let functions = match Pclntab::read(&elf) {
+            // Of an old or changed toolchain, in a form of its own: nothing in it is looked for.
+            Err(_) if !version.at_least(OLDEST_MINOR) => Pclntab::default(),
+            found => found?,
+        };
         let cgo = functions.with_prefix("runtime/cgo.").next().is_some();
         Ok(Self {
             stripped: !elf.has_symtab(),
@@ -89,6 +98,21 @@ impl Binary {
             version,
             functions,
         })
+    }
+
+    /// Whether anything is known of the Go runtime in it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn known_runtime(&self) -> Result<(), UnknownRuntime> {
+        let version = || self.build.go_version.clone();
+        if self.version == GoVersion::default() {
+            return Err(UnknownRuntime::Version(version()));
+        }
+        if !self.version.at_least(OLDEST_MINOR) {
+            return Err(UnknownRuntime::TooOld(version()));
+        }
+        Ok(())
     }
 
     /// How it was linked, in words: `plain` or `stripped`, then `pie` or `static-pie`, `cgo`, `race`
@@ -202,11 +226,14 @@ mod tests {
             let mut b = fixture::go_elf(false);
             let at = b.windows(from.len()).position(|w| w == from).expect("is there");
             b[at..at + to.len()].copy_from_slice(to);
-            Binary::load(b).expect_err("is refused")
+            Binary::load(b)
         };
-        assert!(matches!(replaced(b"go1.27.3", b"go1.20.3"), BinaryError::TooOld(_)));
-        assert!(matches!(replaced(b"go1.27.3", b"gox.27.3"), BinaryError::UnknownVersion(_)));
-        assert!(matches!(replaced(b" Go buildinf:", b"x"), BinaryError::NotGo));
+        let old = replaced(b"go1.27.3", b"go1.20.3").expect("loads").known_runtime();
+        assert_eq!(old, Err(UnknownRuntime::TooOld("go1.20.3".to_owned())));
+        let garbled = replaced(b"go1.27.3", b"unknown ").expect("loads");
+        assert!(matches!(garbled.known_runtime(), Err(UnknownRuntime::Version(_))));
+        assert!(plan::plan(&garbled, &plan::PlanOptions::default()).is_err());
+        assert!(matches!(replaced(b" Go buildinf:", b"x"), Err(BinaryError::NotGo)));
         let mut arm = fixture::go_elf(false);
         arm[18] = 183;
         assert!(matches!(Binary::load(arm), Err(BinaryError::NotX86(183))));

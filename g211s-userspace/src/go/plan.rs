@@ -17,6 +17,8 @@ const GC_MARK_TERMINATION: &str = "runtime.gcMarkTermination";
 const GC_STOP_M: &str = "runtime.gcstopm";
 const GC_TRANSITION_END: &str = "runtime.(*gcCPULimiterState).finishGCTransition";
 const REFILL: &str = "runtime.(*mcache).refill";
+/// Called by `refill` alone, once: stands in for it where a profile-guided build inlines it (Go 1.24).
+const CACHE_SPAN: &str = "runtime.(*mcentral).cacheSpan";
 const ALLOC_LARGE: &str = "runtime.(*mcache).allocLarge";
 const NEXT_FREE: &str = "runtime.(*mcache).nextFree";
 const MALLOC_GC: &str = "runtime.mallocgc";
@@ -207,6 +209,7 @@ pub fn site_costs(site: Site) -> &'static str {
 ///   twice: hits are calls, an upper bound of allocations. `*SlowPath` and the helpers
 ///   without `SC<n>` are only called from these and are left out.
 pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, NothingToProbe> {
+    binary.known_runtime().map_err(|why| NothingToProbe(why.to_string()))?;
     let mut planner = Planner::new(binary, options);
     planner.entry(Site::GcStart, GC_START);
     planner.entry(Site::StwStop, STW_STOP);
@@ -216,7 +219,8 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
     planner.entry(Site::GcMarkTermination, GC_MARK_TERMINATION);
     planner.entry(Site::GcStopM, GC_STOP_M);
     planner.entry(Site::GcTransitionEnd, GC_TRANSITION_END);
-    planner.entry(Site::McacheRefill, REFILL);
+    let refill = if planner.functions.contains_key(REFILL) { REFILL } else { CACHE_SPAN };
+    planner.entry(Site::McacheRefill, refill);
     planner.entry(Site::McacheAllocLarge, ALLOC_LARGE);
     if options.nextfree {
         planner.entry(Site::McacheNextFree, NEXT_FREE);
@@ -232,6 +236,11 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
         }
     }
     let mut plan = planner.plan;
+    if plan.probes.is_empty() && binary.functions.with_prefix("runtime.").next().is_none() {
+        return Err(NothingToProbe(
+            "its function table names none of them (an obfuscator renames them)".to_owned(),
+        ));
+    }
     if plan.probes.is_empty() {
         let whys: Vec<String> = plan.unavailable.into_iter().map(|u| u.why).collect();
         return Err(NothingToProbe(whys.join("; ")));
@@ -280,6 +289,7 @@ impl<'a> Planner<'a> {
             GC_STOP_M,
             GC_TRANSITION_END,
             REFILL,
+            CACHE_SPAN,
             ALLOC_LARGE,
             NEXT_FREE,
             MALLOC_GC,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A parsed `runtime.buildVersion`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct GoVersion {
     /// Always 1 so far.
     pub major: u32,

@@ -19,6 +19,7 @@ use crate::go::{Binary, BinaryError};
 use crate::report::format::clean;
 use crate::runtime::bias::load_bias;
 use crate::runtime::memory::{Memory, ProcessMemory};
+use crate::runtime::snapshot::ms;
 use crate::runtime::{Feature, Runtime};
 use crate::target::container::{Container, container};
 use crate::target::procfs::Procfs;
@@ -266,7 +267,7 @@ fn examine(procfs: &Procfs, pid: u32, program: &GoProgram) -> io::Result<Process
         Ok(known) => {
             process.link_mode = Some(known.binary.link_mode());
             process.can.attach = known.attach.clone();
-            open(procfs, pid, known)
+            open(procfs, pid, known).map(|runtime| (runtime, known.binary.cgo))
         }
         Err(why) => {
             process.can.attach = no(why);
@@ -274,7 +275,7 @@ fn examine(procfs: &Procfs, pid: u32, program: &GoProgram) -> io::Result<Process
         }
     };
     match found {
-        Ok(runtime) => figures(&mut process, &runtime),
+        Ok((runtime, cgo)) => figures(&mut process, &runtime, cgo),
         Err(why) => {
             (process.can.goroutines, process.can.runtime) = (no(&why), no(&why));
             for figure in
@@ -288,14 +289,18 @@ fn examine(procfs: &Procfs, pid: u32, program: &GoProgram) -> io::Result<Process
 }
 
 fn open(procfs: &Procfs, pid: u32, known: &Known) -> Result<Runtime<ProcessMemory>, String> {
+    known.binary.known_runtime().map_err(|e| e.to_string())?;
     let bias = load_bias(procfs, pid, &known.binary)?;
     let memory = ProcessMemory::open(procfs, pid).map_err(|e| e.to_string())?;
     let mut runtime = Runtime::with(memory, known.offsets.clone(), known.globals.clone(), bias);
     runtime.check(&known.binary, &[Feature::Goroutines, Feature::Heap, Feature::Processors]);
+    if known.binary.cgo {
+        runtime.check(&known.binary, &[Feature::Threads]);
+    }
     Ok(runtime)
 }
 
-fn figures<M: Memory>(process: &mut Process, runtime: &Runtime<M>) {
+fn figures<M: Memory>(process: &mut Process, runtime: &Runtime<M>, cgo: bool) {
     let checked = |feature, read: &dyn Fn() -> Result<u64, String>| {
         Figure::of(runtime.usable(feature).map_err(str::to_owned).and_then(|()| read()))
     };
@@ -314,7 +319,12 @@ fn figures<M: Memory>(process: &mut Process, runtime: &Runtime<M>) {
         }
     });
     let mut note = None;
-    process.goroutines = checked(Feature::Goroutines, &|| goroutines(runtime).map(|(n, _)| n));
+    process.goroutines = checked(Feature::Goroutines, &|| {
+        if cgo {
+            runtime.usable(Feature::Threads).map_err(str::to_owned)?;
+        }
+        goroutines(runtime, cgo).map(|(n, _)| n)
+    });
     if process.goroutines.value.is_some_and(|n| n > MAX_COUNTED) {
         note = Some("from the runtime's counters: high by up to 64 a P".to_owned());
     }
@@ -322,7 +332,7 @@ fn figures<M: Memory>(process: &mut Process, runtime: &Runtime<M>) {
 }
 
 /// How many goroutines there are, as `runtime.NumGoroutine` counts; and whether one by one.
-fn goroutines<M: Memory>(runtime: &Runtime<M>) -> Result<(u64, bool), String> {
+fn goroutines<M: Memory>(runtime: &Runtime<M>, cgo: bool) -> Result<(u64, bool), String> {
     let text = |e: &dyn std::error::Error| e.to_string();
     let sched = |field: &str| runtime.u64(Global::Sched, "runtime.schedt", field);
     let system = sched("ngsys").map_err(|e| text(&e))? & 0xffff_ffff;
@@ -346,5 +356,7 @@ fn goroutines<M: Memory>(runtime: &Runtime<M>) -> Result<(u64, bool), String> {
     let list = read::list(memory, at, &mut stats).map_err(|e| text(&e))?;
     read::read(memory, &layout, &list, &mut stats, &mut tally).map_err(|e| text(&e))?;
     let alive: u64 = tally.by_status.values().sum();
-    Ok((alive.saturating_sub(system), true))
+    // Among the runtime's own are those kept for threads that C makes, which are not alive meanwhile.
+    let kept = if cgo { ms::extra(runtime) } else { 0 };
+    Ok((alive.saturating_sub(system.saturating_sub(kept)), true))
 }

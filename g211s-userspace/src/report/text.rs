@@ -118,15 +118,24 @@ fn classes(c: &ByClass) -> String {
 fn target_text(out: &mut String, t: &TargetReport, style: Style) {
     let name = t.target.exe.rsplit('/').next().unwrap_or(&t.target.exe);
     let worst = t.stw_totals.all.max_ns;
+    // Without the probe that ends a stop there is nothing to say of stops, least of all that none was.
+    let seen = if t.target.probes.iter().any(|p| matches!(p.site.as_str(), "stw_start" | "stw_end"))
+    {
+        format!(
+            "{}, {} of the world, {}",
+            plural(t.gc.count as u64, "GC cycle", "GC cycles"),
+            plural(t.stw.len() as u64, "stop", "stops"),
+            worst.map_or_else(|| "no pause".to_owned(), |ns| format!("worst {}", duration(ns))),
+        )
+    } else {
+        "GC cycles and pauses cannot be seen here".to_owned()
+    };
     let headline = format!(
-        "{} (pid {}, {}): {} observed, {}, {} of the world, {}",
+        "{} (pid {}, {}): {} observed, {seen}",
         short(name, 30),
         t.target.pid,
         short(&t.target.go_version, 30),
         duration(t.window.duration_ns),
-        plural(t.gc.count as u64, "GC cycle", "GC cycles"),
-        plural(t.stw.len() as u64, "stop", "stops"),
-        worst.map_or_else(|| "no pause".to_owned(), |ns| format!("worst {}", duration(ns))),
     );
     wrap(out, "", "  ", &headline, |s| style.bold(s));
     if t.target.execed {

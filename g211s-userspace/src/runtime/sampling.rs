@@ -68,6 +68,7 @@ fn open_runtime(
     procfs: &Procfs,
     target: &ResolvedTarget,
 ) -> Result<Runtime<ProcessMemory>, String> {
+    target.binary.known_runtime().map_err(|e| e.to_string())?;
     let memory = ProcessMemory::open(procfs, target.pid).map_err(|e| e.to_string())?;
     let bias = load_bias(procfs, target.pid, &target.binary)?;
     let mut runtime = Runtime::open(memory, &target.binary, bias);
@@ -83,7 +84,11 @@ pub fn open(procfs: &Procfs, target: &ResolvedTarget) -> (Option<RuntimeWatch>, 
     match open_runtime(procfs, target) {
         Ok(runtime) => {
             let access = access(&runtime);
-            let sampler = Sampler::new(&runtime, target.binary.cgo);
+            let mut sampler = Sampler::new(&runtime, target.binary.cgo);
+            if target.binary.cgo {
+                // How many are kept for C's threads: without, the first sample could not count goroutines.
+                sampler.threads(&runtime);
+            }
             let nested = !target.nested_pids.is_empty();
             let watch = RuntimeWatch { runtime, sampler, procfs: procfs.clone(), nested };
             (Some(watch), access)

@@ -123,7 +123,7 @@ fn read_all<M: Memory>(memory: &M, ranges: &[(u64, usize)]) -> Vec<Option<Vec<u8
 }
 
 impl Sampler {
-    /// Looks up once where everything is. `extra_ms`: see [`Self::learn`].
+    /// Looks up once where everything is. `extra_ms`: see [`Self::threads`].
     pub fn new<M: Memory>(runtime: &Runtime<M>, cgo: bool) -> Self {
         use Feature::{Cycle, Gc, Goroutines, Heap, Latency, Processors, Spans, StwHistograms};
 

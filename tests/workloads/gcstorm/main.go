@@ -1,7 +1,8 @@
 // Command gcstorm collects garbage many times a second over a moderate live heap and does nothing
 // else: the subject of the GC truth tests, which run it with GODEBUG=gctrace=1.
 //
-// It prints `pid N` and `listening none`, and on SIGTERM `gcs N` (the runtime's own count).
+// It prints `pid N` and `listening none`, and on SIGTERM `gcs N` (the runtime's own count). With
+// -cpuprofile it writes a profile until then, for builds that are optimised by one.
 package main
 
 import (
@@ -11,6 +12,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"syscall"
 	"time"
 )
@@ -29,7 +31,18 @@ func main() {
 	liveMB := flag.Int("live", 24, "live heap, MB")
 	rate := flag.Int("rate", 300, "allocation, MB/s")
 	percent := flag.Int("gogc", 50, "GOGC, unless the environment sets it")
+	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
 	flag.Parse()
+	if *profile != "" {
+		file, err := os.Create(*profile)
+		if err == nil {
+			err = pprof.StartCPUProfile(file)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "gcstorm:", err)
+			os.Exit(1)
+		}
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(*percent)
 	}
@@ -62,6 +75,7 @@ func main() {
 			// stopping the world waits for the line of the last one (runtime/mgc.go:
 			// gcMarkTermination holds worldsema until it is printed).
 			debug.SetGCPercent(-1)
+			pprof.StopCPUProfile()
 			var stats runtime.MemStats
 			runtime.ReadMemStats(&stats)
 			fmt.Println("gcs", stats.NumGC)

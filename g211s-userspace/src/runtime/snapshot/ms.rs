@@ -33,6 +33,12 @@ pub(super) fn all<M: Memory>(runtime: &Runtime<M>) -> (Vec<MRow>, u64) {
     (rows, extra)
 }
 
+/// How many Ms are kept for threads that C made: each has a goroutine that is none of the program's, and
+/// that the runtime counts among its own.
+pub fn extra<M: Memory>(runtime: &Runtime<M>) -> u64 {
+    all(runtime).1
+}
+
 /// The Ms of these threads, as far as they are among the `most` newest: `allm` begins with the
 /// newest (Go `runtime/proc.go`, `mcommoninit`).
 pub fn newest<M: Memory>(runtime: &Runtime<M>, procids: &[u64], most: usize) -> Vec<MRow> {
