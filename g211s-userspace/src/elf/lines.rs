@@ -76,7 +76,8 @@ impl Lines<'_> {
         mut see: impl FnMut(i32, u64) -> bool,
     ) -> Result<(), ElfError> {
         let (start, end) = self.tables.values;
-        let at = start + u64::from(table);
+        // The header may have put the tables anywhere.
+        let at = start.saturating_add(u64::from(table));
         if table == 0 || at >= end {
             return if table == 0 { Ok(()) } else { Err(ElfError::Malformed("a line table")) };
         }
@@ -117,8 +118,8 @@ impl Lines<'_> {
     pub(super) fn file(&self, unit: u32, file: u32) -> Result<Option<u32>, ElfError> {
         let (start, end) = self.tables.units;
         // An index into an array of u32, as the runtime computes it (wrapping).
-        let at = start + u64::from(unit.wrapping_add(file)) * 4;
-        if at + 4 > end {
+        let at = start.saturating_add(u64::from(unit.wrapping_add(file)) * 4);
+        if at.saturating_add(4) > end {
             return Err(ElfError::Malformed("a file outside of its table"));
         }
         let bytes = self.elf.read_va(at, 4, 4, "the table of files")?;
@@ -128,7 +129,7 @@ impl Lines<'_> {
     /// The name of a file.
     pub(super) fn file_name(&self, offset: u32) -> Result<String, ElfError> {
         let (start, end) = self.tables.files;
-        let at = start + u64::from(offset);
+        let at = start.saturating_add(u64::from(offset));
         let (mut len, longest) = (FIRST_READ, end.saturating_sub(at).min(MAX_FILE_NAME));
         loop {
             let bytes = self.elf.read_va(at, len.min(longest), MAX_FILE_NAME, "a file's name")?;

@@ -168,7 +168,7 @@ impl<'a> Symbols<'a> {
             };
             let function = String::from_utf8_lossy(call.name).into();
             frames.push(Frame { function, file, line, inlined: true });
-            at = func.entry + call.parent;
+            at = func.entry.saturating_add(call.parent);
         }
         self.damaged += 1;
         Some(vec![physical(None, None)])
