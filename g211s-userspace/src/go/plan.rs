@@ -245,6 +245,12 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
         let whys: Vec<String> = plan.unavailable.into_iter().map(|u| u.why).collect();
         return Err(NothingToProbe(whys.join("; ")));
     }
+    let inlined = inlined(binary, &plan.probes);
+    // Some stops would be seen and others not, and edges of different ones taken for one stop: none then.
+    if inlined.iter().any(|(site, _)| matches!(site, Site::StwStop | Site::StwStart)) {
+        plan.probes.retain(|p| !STOPS.contains(&p.site));
+    }
+    plan.unavailable.extend(inlined.into_iter().map(|(_, told)| told));
     if binary.version.at_least(NEWEST_CHECKED_MINOR + 1) {
         plan.unavailable.push(Unavailable {
             feature: "checked_go_version".to_owned(),
@@ -258,6 +264,75 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
         });
     }
     Ok(plan)
+}
+
+/// The sites that stops and cycles are put together from.
+const STOPS: [Site; 7] = [
+    Site::StwStop,
+    Site::StwStopped,
+    Site::StwStart,
+    Site::StwEnd,
+    Site::GcMarkTermination,
+    Site::GcTransitionEnd,
+    Site::GcStopM,
+];
+
+/// Functions, with the closures in them, that call what is probed: where a profile-guided build may have
+/// inlined it instead.
+const CALLERS: [&str; 8] = [
+    "runtime.gcStart",
+    "runtime.gcMarkDone",
+    "runtime.gcMarkTermination",
+    "runtime.stopTheWorld",
+    "runtime.startTheWorld",
+    "runtime.findRunnable",
+    "runtime.mallocgc",
+    "runtime.(*mcache).nextFree",
+];
+
+/// What a profile-guided build has inlined of the functions that are probed: such a call does not come by
+/// the probe. (Without a profile none of them is small enough.)
+fn inlined(binary: &Binary, probes: &[PlannedProbe]) -> Vec<(Site, Unavailable)> {
+    /// Bytes between two looks: the bodies in question have a hundred and more.
+    const STEP: usize = 8;
+    if matches!(binary.build.setting("-pgo"), None | Some("" | "off")) {
+        return Vec::new();
+    }
+    let mut symbols = binary.symbols();
+    let mut found: Vec<(Site, String, String)> = Vec::new();
+    for caller in CALLERS.iter().flat_map(|prefix| binary.functions.with_prefix(prefix)) {
+        for pc in (caller.entry..caller.end).step_by(STEP) {
+            let Some(frames) = symbols.at(pc) else { break };
+            for frame in frames.iter().filter(|f| f.inlined) {
+                let Some(probe) = probes.iter().find(|p| *p.function == *frame.function) else {
+                    continue;
+                };
+                let into = String::from_utf8_lossy(caller.name).into_owned();
+                let this = (probe.site, probe.function.clone(), into);
+                if !found.contains(&this) {
+                    found.push(this);
+                }
+            }
+        }
+    }
+    let told = |(site, function, into): (Site, String, String)| {
+        let costs = match site {
+            Site::StwStop | Site::StwStart => {
+                "no GC cycles and no pauses, since only some would be seen; run-queue delays, netpoll and \
+                 the runtime's own figures go on"
+            }
+            _ => site_costs(site),
+        };
+        let told = Unavailable {
+            feature: site_name(site).to_owned(),
+            why: format!(
+                "{function} is inlined into {into} by the profile of this build: not seen there"
+            ),
+            costs: costs.to_owned(),
+        };
+        (site, told)
+    };
+    found.into_iter().map(told).collect()
 }
 
 /// As [`plan`]; where nothing can be probed, a plan that says only so.
