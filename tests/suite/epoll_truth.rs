@@ -1,9 +1,10 @@
 //! epoll truth: blocking and non-blocking polls are counted as bpftrace counts them; an idle
 //! process is not a problem.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use g211s_tests::agent::Attach;
 use g211s_tests::report::Report;
 use g211s_tests::service::Launch;
@@ -96,6 +97,48 @@ fn strace_sees_no_fewer() -> Result<()> {
     println!("g211s {ours}, strace {all} over a slightly longer time");
     ensure!(ours <= all && ours * 10 >= all * 5, "{ours}, but {all} by strace");
     Ok(())
+}
+
+/// Where the host makes so many system calls that counting polls would cost them too much, they are
+/// counted in looks, and that is said; on request they are all counted. (Kernels with fentry always do.)
+#[test]
+fn a_busy_host_is_looked_at() -> Result<()> {
+    needs_kernel!();
+    let service = Launch::new("epolls", go::NEW).start()?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::black_box(nix::unistd::getppid());
+            }
+        });
+        let attach = || Attach::new(service.pid(), Duration::from_secs(12));
+        let reports = attach()
+            .report()
+            .and_then(|looks| Ok((looks, attach().args(&["--probe", "epoll"]).report()?)));
+        stop.store(true, Ordering::Relaxed);
+        let (looks, all) = reports?;
+        ensure!(all.at("/netpoll/sampled")? == false, "{}", all.at("/netpoll")?);
+        if all.at("/netpoll/source")? == "fentry" {
+            ensure!(looks.at("/netpoll/sampled")? == false, "{}", looks.at("/netpoll")?);
+            return Ok(());
+        }
+        let observed = looks.number("/netpoll/observed_ns")?;
+        ensure!(looks.at("/netpoll/sampled")? == true && observed < 1_000_000_000, "{observed} ns");
+        for kind in ["blocking", "nonblocking"] {
+            let rate = |report: &Report| -> Result<f64> {
+                report.at(&format!("/netpoll/{kind}/per_s"))?.as_f64().context("no rate")
+            };
+            let (seen, true_rate) = (rate(&looks)?, rate(&all)?);
+            println!("{kind}: {seen:.0}/s from looks of {observed} ns, {true_rate:.0}/s counted");
+            ensure!(seen > true_rate * 0.5 && seen < true_rate * 2.0, "{kind}: {seen}/s");
+        }
+        // Sleeps are the scheduler's and all counted: about as many in as much time.
+        let (some, every) =
+            (looks.number("/netpoll/blocking/slept")?, all.number("/netpoll/blocking/slept")?);
+        ensure!(some * 2 > every && every * 2 > some, "{some} and {every} sleeps");
+        Ok(())
+    })
 }
 
 #[test]

@@ -58,11 +58,13 @@ impl Polls {
     /// Begins to count.
     pub(super) fn begin(&mut self, ebpf: &mut Ebpf) -> Result<(), BpfError> {
         if self.source == PollSource::Syscalls && self.links.is_empty() {
-            for name in ALL {
+            let attach = |name| {
                 let p = program::<BtfTracePoint>(ebpf, name)?;
                 let attached = p.attach().and_then(|id| p.take_link(id));
-                self.links.push(attached.map_err(|e| failed(format!("attaching {name}"), &e))?);
-            }
+                attached.map_err(|e| failed(format!("attaching {name}"), &e))
+            };
+            // Both or none: one alone would cost the host, and count half.
+            self.links = ALL.into_iter().map(attach).collect::<Result<_, _>>()?;
         }
         self.switch.set(0, 1, 0).map_err(|e| failed("counting polls", &e))
     }

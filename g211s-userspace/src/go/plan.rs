@@ -246,6 +246,8 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
         return Err(NothingToProbe(whys.join("; ")));
     }
     let inlined = inlined(binary, &plan.probes);
+    // A part of the calls would be taken for all of them.
+    plan.probes.retain(|p| inlined.iter().all(|(site, _)| *site != p.site));
     // Some stops would be seen and others not, and edges of different ones taken for one stop: none then.
     if inlined.iter().any(|(site, _)| matches!(site, Site::StwStop | Site::StwStart)) {
         plan.probes.retain(|p| !STOPS.contains(&p.site));
@@ -326,7 +328,8 @@ fn inlined(binary: &Binary, probes: &[PlannedProbe]) -> Vec<(Site, Unavailable)>
         let told = Unavailable {
             feature: site_name(site).to_owned(),
             why: format!(
-                "{function} is inlined into {into} by the profile of this build: not seen there"
+                "{function} is inlined into {into} by the profile of this build: its calls there \
+                 would be missed"
             ),
             costs: costs.to_owned(),
         };

@@ -409,7 +409,6 @@ fn loss_is_shouted() {
     assert!(text.starts_with("\x1b[1;31m!! LOST 7 of 32 events (21.9 %): 7 thread."), "{text}");
 }
 
-/// The runtime counted a stop more than was seen: said at the top, and while the run goes on.
 #[test]
 fn sampled_polls_are_said_to_be_sampled() {
     let counted_for = |ns: Option<u64>| {
@@ -435,6 +434,7 @@ fn sampled_polls_are_said_to_be_sampled() {
     assert_eq!(counted_for(Some(0)).first.netpoll.blocking.per_s, None);
 }
 
+/// The runtime counted a stop more than was seen: said at the top, and while the run goes on.
 #[test]
 fn a_missed_stop_is_shouted() {
     let mut records = run();
