@@ -40,6 +40,10 @@ pub enum EventKind {
     Probe = 3,
     /// [`LifeEvent`]: a thread of a target was born or died, or the target called `execve`.
     Life = 4,
+    /// [`StackEvent`]: where a thread of a target was in its own code.
+    Stack = 5,
+    /// [`SpanEvent`]: something that took time and is not a thread's scheduler state.
+    Span = 6,
 }
 
 impl EventKind {
@@ -50,13 +54,15 @@ impl EventKind {
             2 => Some(Self::Slice),
             3 => Some(Self::Probe),
             4 => Some(Self::Life),
+            5 => Some(Self::Stack),
+            6 => Some(Self::Span),
             _ => None,
         }
     }
 }
 
 /// Number of [`EventKind`]s plus one: classes are counted in arrays indexed by kind.
-pub const EVENT_CLASSES: usize = 5;
+pub const EVENT_CLASSES: usize = 7;
 
 /// Scheduler state of a thread as g211s keeps it.
 #[repr(u8)]
@@ -146,8 +152,12 @@ pub struct ThreadEvent {
     pub to: u8,
     /// `THREAD_*` bits: why the event was sent.
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Where `from` is running: how much of the interval interrupts and softirqs took on its CPU, ns, at most
+    /// `u32::MAX`; 0 where they are not observed.
+    pub irq_ns: u32,
+    /// Where `from` is runnable: for how much of the interval a CPU quota kept the thread off every
+    /// queue, ns; 0 where the kernel does not tell.
+    pub throttled_ns: u64,
 }
 
 /// `ThreadEvent::syscall` where it could not be told.
@@ -329,9 +339,103 @@ impl Life {
     }
 }
 
+/// Addresses that a [`StackEvent`] holds at most.
+pub const STACK_DEPTH: usize = 12;
+
+/// Where thread `header.tid` of a target was in user code: innermost first, by frame pointers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct StackEvent {
+    /// `ts_ns`, `tid`, `cpu`: when, who, where.
+    pub header: Header,
+    /// A [`StackWhy`] as a number.
+    pub why: u32,
+    /// Number of the stop-the-world that was under way, or of the last one.
+    pub stw: u32,
+    /// System call that the thread was in or is returning from (`orig_ax`); -1: none.
+    pub syscall: i32,
+    /// Addresses that hold something.
+    pub depth: u32,
+    /// The addresses, zero beyond `depth`. The first is where it was, the others return addresses.
+    pub addresses: [u64; STACK_DEPTH],
+}
+
+/// Why a stack was taken.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackWhy {
+    /// The runtime asked the thread to stop (SIGURG) while the world was stopping; this is where the signal
+    /// found it.
+    Signal = 1,
+    /// The CPU clock ticked while the world was stopping.
+    Sample = 2,
+    /// The thread gave its P up, and this is where its goroutine was preempted.
+    Stopped = 3,
+}
+
+impl StackWhy {
+    /// The reason with this number, if there is one.
+    pub const fn from_u32(n: u32) -> Option<Self> {
+        match n {
+            1 => Some(Self::Signal),
+            2 => Some(Self::Sample),
+            3 => Some(Self::Stopped),
+            _ => None,
+        }
+    }
+}
+
+/// Something took from `start_ns` to `header.ts_ns`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct SpanEvent {
+    /// `ts_ns`: its end. `tid`: the thread it is about, see [`SpanWhat`].
+    pub header: Header,
+    /// A [`SpanWhat`] as a number.
+    pub what: u32,
+    /// See [`SpanWhat`]; zero where not named there.
+    pub detail: i32,
+    /// Its beginning, ns.
+    pub start_ns: u64,
+    /// A moment between the two, ns; 0: none. See [`SpanWhat`].
+    pub middle_ns: u64,
+    /// Whose it is. See [`SpanWhat`].
+    pub id: u64,
+}
+
+/// What a [`SpanEvent`] is.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanWhat {
+    /// Goroutine `id` (its number; 0: not known) was parked by `gcParkAssist` until it ran again on `tid`.
+    AssistPark = 1,
+    /// P `id` was kept by thread `tid`, asleep in system call `detail` since the start, until the runtime
+    /// took it away.
+    PHeld = 2,
+    /// A network poll of thread `tid` took `detail` events; a socket of its was ready from the start on, and at
+    /// `middle_ns` the thread was told (woken; 0: it was not asleep).
+    Harvest = 3,
+}
+
+impl SpanWhat {
+    /// The span with this number, if there is one.
+    pub const fn from_u32(n: u32) -> Option<Self> {
+        match n {
+            1 => Some(Self::AssistPark),
+            2 => Some(Self::PHeld),
+            3 => Some(Self::Harvest),
+            _ => None,
+        }
+    }
+}
+
 const _: () = {
     assert!(size_of::<Header>() == 16);
-    assert!(size_of::<ThreadEvent>() == 56);
+    assert!(size_of::<ThreadEvent>() == 64);
+    assert!(size_of::<StackEvent>() == 128);
+    assert!(size_of::<SpanEvent>() == 48);
     assert!(size_of::<SliceEvent>() == 56);
     assert!(size_of::<ProbeEvent>() == 64);
     assert!(size_of::<LifeEvent>() == 24);

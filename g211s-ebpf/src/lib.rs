@@ -9,7 +9,7 @@
 #![no_std]
 
 /// Version of everything in this crate that is recorded to disk.
-pub const ABI_VERSION: u16 = 1;
+pub const ABI_VERSION: u16 = 2;
 
 pub mod config;
 pub mod counters;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use g211s_ebpf::event::{
-    EVENT_CLASSES, EventKind, Header, Life, LifeEvent, ProbeEvent, Site, SliceEvent, ThreadEvent,
-    ThreadState,
+    EVENT_CLASSES, EventKind, Header, Life, LifeEvent, ProbeEvent, STACK_DEPTH, Site, SliceEvent,
+    SpanEvent, SpanWhat, StackEvent, StackWhy, ThreadEvent, ThreadState,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -20,6 +20,10 @@ pub enum Event {
     Probe(ProbeEvent),
     /// A thread was born or died, or the target exec'd.
     Life(LifeEvent),
+    /// Where a thread was in its own code.
+    Stack(StackEvent),
+    /// Something took time.
+    Span(SpanEvent),
 }
 
 /// Why bytes are not an event.
@@ -74,6 +78,18 @@ impl Event {
                 Life::from_u32(e.what).ok_or_else(|| field("what", e.what))?;
                 Ok(Self::Life(e))
             }
+            EventKind::Stack => {
+                let e = exact::<StackEvent>(bytes).ok_or_else(short)?;
+                StackWhy::from_u32(e.why).ok_or_else(|| field("why", e.why))?;
+                let fits = e.depth as usize <= STACK_DEPTH;
+                fits.then_some(()).ok_or_else(|| field("depth", e.depth))?;
+                Ok(Self::Stack(e))
+            }
+            EventKind::Span => {
+                let e = exact::<SpanEvent>(bytes).ok_or_else(short)?;
+                SpanWhat::from_u32(e.what).ok_or_else(|| field("what", e.what))?;
+                Ok(Self::Span(e))
+            }
         }
     }
 
@@ -84,6 +100,8 @@ impl Event {
             Self::Slice(e) => e.as_bytes(),
             Self::Probe(e) => e.as_bytes(),
             Self::Life(e) => e.as_bytes(),
+            Self::Stack(e) => e.as_bytes(),
+            Self::Span(e) => e.as_bytes(),
         }
     }
 
@@ -94,16 +112,20 @@ impl Event {
             Self::Slice(e) => &e.header,
             Self::Probe(e) => &e.header,
             Self::Life(e) => &e.header,
+            Self::Stack(e) => &e.header,
+            Self::Span(e) => &e.header,
         }
     }
 }
 
 /// Event classes and their names in recordings and reports.
-const CLASSES: [(EventKind, &str); 4] = [
+const CLASSES: [(EventKind, &str); 6] = [
     (EventKind::Thread, "thread"),
     (EventKind::Slice, "slice"),
     (EventKind::Probe, "probe"),
     (EventKind::Life, "life"),
+    (EventKind::Stack, "stack"),
+    (EventKind::Span, "span"),
 ];
 
 /// Counts indexed by `EventKind`, by the classes' names.

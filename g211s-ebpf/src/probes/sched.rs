@@ -155,7 +155,8 @@ fn send_change(now: u64, rec: &ThreadRecord, ts: &TargetState, c: &Change) {
             from: rec.state,
             to: c.to as u8,
             flags: c.flags,
-            reserved: 0,
+            irq_ns: 0,
+            throttled_ns: 0,
         },
     );
 }

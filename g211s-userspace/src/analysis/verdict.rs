@@ -31,17 +31,27 @@ pub enum CauseKind {
     RuntimeWork,
     /// The laggard on a CPU before it gave its P up: code without a preemption point, or the way
     /// to one.
-    LaggardRunning,
+    NonpreemptibleCode,
+    /// In a system call with its P kept, and therefore late.
+    SyscallReturn,
     /// Runnable, waiting for a CPU that ran somebody else.
     RunqueueWait,
     /// Runnable, waiting for a CPU that ran its idle task: the wakeup itself (or a CPU quota).
     WakeupLatency,
+    /// Kept off all CPUs by a CPU quota.
+    CfsThrottled,
     /// Asleep, interruptibly.
     Blocked,
-    /// Asleep in state D: disk, page fault.
+    /// Asleep because of a page fault: the page is being read.
+    PageFault,
+    /// Asleep in state D in a system call: disk, most often.
     Uninterruptible,
     /// Stopped by a signal or a tracer.
     StoppedBySignal,
+    /// On a CPU, which served interrupts and softirqs meanwhile.
+    IrqSoftirq,
+    /// On a CPU that the hypervisor did not run.
+    VmSteal,
     /// No evidence.
     Unexplained,
 }
@@ -318,7 +328,7 @@ impl Path<'_> {
             }
             let syscall = (piece.syscall >= 0).then_some(piece.syscall);
             let kind = match piece.state {
-                ThreadState::Running if part == Part::Laggard => CauseKind::LaggardRunning,
+                ThreadState::Running if part == Part::Laggard => CauseKind::NonpreemptibleCode,
                 ThreadState::Running => CauseKind::RuntimeWork,
                 ThreadState::Blocked => CauseKind::Blocked,
                 ThreadState::BlockedUninterruptible => CauseKind::Uninterruptible,

@@ -157,7 +157,8 @@ impl Session {
                 from: r.state,
                 to: r.state,
                 flags: THREAD_FINAL,
-                reserved: 0,
+                irq_ns: 0,
+                throttled_ns: 0,
             })
             .collect();
         (events, all)

@@ -84,7 +84,8 @@ impl Scene {
                     from: from as u8,
                     to: to as u8,
                     flags: 1,
-                    reserved: 0,
+                    irq_ns: 0,
+                    throttled_ns: 0,
                 });
             }
             queued = i;

@@ -16,7 +16,9 @@
 
 use std::collections::HashMap;
 
-use g211s_ebpf::event::{EventKind, LifeEvent, ProbeEvent, SliceEvent, ThreadEvent};
+use g211s_ebpf::event::{
+    EventKind, LifeEvent, ProbeEvent, SliceEvent, SpanEvent, StackEvent, ThreadEvent,
+};
 
 use super::MAX_JSON;
 use crate::event::Event;
@@ -58,7 +60,7 @@ const SLICE_END: Field = Field(24, 8);
 const SITE: Field = Field(16, 4);
 
 /// Every byte of every kind, bar the time stamp and the kind, which have columns of their own.
-const FIELDS: [&[(Field, Coding)]; 4] = [
+const FIELDS: [&[(Field, Coding)]; KINDS] = [
     // ThreadEvent
     &[
         (TARGET, Coding::Previous),
@@ -73,7 +75,8 @@ const FIELDS: [&[(Field, Coding)]; 4] = [
         (Field(46, 1), Coding::Last(TID, Field(47, 1))), // from: the last `to`
         (Field(47, 1), Coding::Plain),              // to
         (Field(48, 4), Coding::Previous),           // flags
-        (Field(52, 4), Coding::Previous),           // reserved
+        (Field(52, 4), Coding::Plain),              // irq_ns
+        (Field(56, 8), Coding::Plain),              // throttled_ns
     ],
     // SliceEvent
     &[
@@ -108,27 +111,68 @@ const FIELDS: [&[(Field, Coding)]; 4] = [
         (Field(16, 4), Coding::Plain),
         (Field(20, 4), Coding::Previous),
     ],
+    // StackEvent
+    &[
+        (TARGET, Coding::Previous),
+        (CPU, Coding::Plain),
+        (TID, Coding::Dictionary),
+        (Field(16, 4), Coding::Plain),      // why
+        (Field(20, 4), Coding::Previous),   // stw
+        (Field(24, 4), Coding::Dictionary), // syscall
+        (Field(28, 4), Coding::Plain),      // depth
+        (Field(32, 8), Coding::Dictionary),
+        (Field(40, 8), Coding::Dictionary),
+        (Field(48, 8), Coding::Dictionary),
+        (Field(56, 8), Coding::Dictionary),
+        (Field(64, 8), Coding::Dictionary),
+        (Field(72, 8), Coding::Dictionary),
+        (Field(80, 8), Coding::Dictionary),
+        (Field(88, 8), Coding::Dictionary),
+        (Field(96, 8), Coding::Dictionary),
+        (Field(104, 8), Coding::Dictionary),
+        (Field(112, 8), Coding::Dictionary),
+        (Field(120, 8), Coding::Dictionary),
+    ],
+    // SpanEvent
+    &[
+        (TARGET, Coding::Previous),
+        (CPU, Coding::Plain),
+        (TID, Coding::Dictionary),
+        (Field(16, 4), Coding::Plain),      // what
+        (Field(20, 4), Coding::Dictionary), // detail
+        (Field(24, 8), Coding::Same(TS)),   // start_ns
+        (Field(32, 8), Coding::Same(TS)),   // middle_ns
+        (Field(40, 8), Coding::Previous),   // id
+    ],
 ];
 
-const SIZES: [usize; 4] = [
+/// Kinds of event.
+const KINDS: usize = 6;
+
+const SIZES: [usize; KINDS] = [
     size_of::<ThreadEvent>(),
     size_of::<SliceEvent>(),
     size_of::<ProbeEvent>(),
     size_of::<LifeEvent>(),
+    size_of::<StackEvent>(),
+    size_of::<SpanEvent>(),
 ];
-const MAX_EVENT: usize = 64;
+const MAX_EVENT: usize = 128;
 /// Which fields of each kind remember something (`Previous`, `Last`), for the decoder's second pass.
-const LEARNT: [&[usize]; 4] =
-    [&[0, 3, 5, 9, 11, 12], &[3, 5, 6, 7, 8], &[0, 4, 5, 6, 7, 8, 9], &[0, 2, 4]];
+const LEARNT: [&[usize]; KINDS] =
+    [&[0, 3, 5, 9, 11], &[3, 5, 6, 7, 8], &[0, 4, 5, 6, 7, 8, 9], &[0, 2, 4], &[0, 4], &[0, 7]];
 /// First column of each event kind.
-const FIRST: [usize; 4] = [
-    COLUMN_FIELDS,
-    COLUMN_FIELDS + FIELDS[0].len(),
-    COLUMN_FIELDS + FIELDS[0].len() + FIELDS[1].len(),
-    COLUMN_FIELDS + FIELDS[0].len() + FIELDS[1].len() + FIELDS[2].len(),
-];
-const COLUMNS: usize =
-    COLUMN_FIELDS + FIELDS[0].len() + FIELDS[1].len() + FIELDS[2].len() + FIELDS[3].len();
+const FIRST: [usize; KINDS] = {
+    let mut first = [COLUMN_FIELDS; KINDS];
+    let mut kind = 1;
+    while kind < KINDS {
+        first[kind] = first[kind - 1] + FIELDS[kind - 1].len();
+        kind += 1;
+    }
+    first
+};
+/// Columns of a block.
+pub(super) const COLUMNS: usize = FIRST[KINDS - 1] + FIELDS[KINDS - 1].len();
 
 const _: () = {
     let mut kind = 0;
@@ -297,6 +341,8 @@ impl Encoder {
             Event::Slice(_) => EventKind::Slice,
             Event::Probe(_) => EventKind::Probe,
             Event::Life(_) => EventKind::Life,
+            Event::Stack(_) => EventKind::Stack,
+            Event::Span(_) => EventKind::Span,
         } as u8;
         self.columns[COLUMN_TAGS].push(kind);
         let ts = event.header().ts_ns;

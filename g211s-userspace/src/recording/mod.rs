@@ -33,7 +33,7 @@ pub use writer::Writer;
 
 /// Version of the file's layout. What the events' bytes mean is versioned by
 /// [`g211s_ebpf::ABI_VERSION`].
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 
 /// First bytes of every recording. Not text, so that nothing mistakes it for text; CR LF shows a
 /// transfer in text mode.

@@ -88,7 +88,8 @@ fn scheduler_stream(events: usize, seed: u64) -> Vec<Record> {
                 from: t.state as u8,
                 to: to as u8,
                 flags: THREAD_FULL,
-                reserved: 0,
+                irq_ns: 0,
+                throttled_ns: 0,
             };
             t.since = ts;
             t.state = to;
@@ -425,12 +426,12 @@ proptest! {
 
     #[test]
     fn random_columns_do_no_harm(
-        tags in proptest::collection::vec(prop_oneof![1u8..=4, Just(17u8), Just(21u8)], 1..50),
+        tags in proptest::collection::vec(prop_oneof![1u8..=6, Just(17u8), Just(21u8)], 1..50),
         column in proptest::collection::vec(0u8..=129, 0..60),
     ) {
         // The right number of columns, all with the same arbitrary bytes.
         let mut raw = Vec::new();
-        for bytes in std::iter::once(&tags).chain(std::iter::repeat_n(&column, 39)) {
+        for bytes in std::iter::once(&tags).chain(std::iter::repeat_n(&column, super::columns::COLUMNS - 1)) {
             raw.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
             raw.extend_from_slice(bytes);
         }

@@ -360,7 +360,7 @@ impl State {
                     }
                     None => {}
                 },
-                Event::Slice(_) => {}
+                Event::Stack(_) | Event::Span(_) | Event::Slice(_) => {}
             }
         } else {
             self.stray += 1;

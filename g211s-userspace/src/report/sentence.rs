@@ -167,7 +167,16 @@ fn words(cause: &CauseReport, work: &str) -> String {
     match cause.kind {
         CauseKind::RuntimeWork if cause.phase == Phase::Stopped => work.to_owned(),
         CauseKind::RuntimeWork => "stopping the world".to_owned(),
-        CauseKind::LaggardRunning => format!("{thread} running on before it stopped"),
+        CauseKind::NonpreemptibleCode => format!("{thread} running on before it stopped"),
+        CauseKind::SyscallReturn => match (cause.syscall_name, cause.syscall) {
+            (Some(name), _) => format!("{thread} in {name} with its P kept"),
+            (None, Some(nr)) => format!("{thread} in system call {nr} with its P kept"),
+            (None, None) => format!("{thread} in a system call with its P kept"),
+        },
+        CauseKind::CfsThrottled => format!("{thread} kept off the CPUs by the CPU quota"),
+        CauseKind::PageFault => format!("{thread} in a page fault"),
+        CauseKind::IrqSoftirq => format!("{cpu} serving interrupts under {thread}"),
+        CauseKind::VmSteal => format!("{cpu} not run by the hypervisor under {thread}"),
         CauseKind::RunqueueWait => match &cause.behind {
             Some(b) => format!("{thread} runnable but waiting for {cpu} behind {}", who(b)),
             None => format!("{thread} runnable but waiting for {cpu} behind a task not seen"),
@@ -179,7 +188,7 @@ fn words(cause: &CauseReport, work: &str) -> String {
             (None, None) => format!("{thread} asleep"),
         },
         CauseKind::Uninterruptible => {
-            format!("{thread} in uninterruptible sleep (disk or page fault)")
+            format!("{thread} in uninterruptible sleep (disk)")
         }
         CauseKind::StoppedBySignal => format!("{thread} stopped by a signal or a tracer"),
         CauseKind::Unexplained => {
@@ -276,7 +285,7 @@ mod tests {
             },
             cause(CauseKind::Unexplained, 60_000, Phase::Stopping),
             cause(CauseKind::WakeupLatency, 50_000, Phase::Stopping),
-            cause(CauseKind::LaggardRunning, 40_000, Phase::Stopping),
+            cause(CauseKind::NonpreemptibleCode, 40_000, Phase::Stopping),
         ]);
         s.gc_cycle = None;
         s.reason = "read mem stats".into();

@@ -599,6 +599,11 @@ fn again(events: &[Event], round: u64) -> impl Iterator<Item = Event> {
                 p.args.iter_mut().filter(|a| times && **a > MS).for_each(|a| *a += shift);
             }
             Event::Life(l) => l.header.ts_ns += shift,
+            Event::Stack(s) => s.header.ts_ns += shift,
+            Event::Span(s) => {
+                s.header.ts_ns += shift;
+                s.start_ns += shift;
+            }
         }
         e
     })

@@ -230,10 +230,15 @@ fn cause(c: &CauseTotal) -> String {
         }
         (CauseKind::RunqueueWait, None) => "runnable, waiting behind a task not seen".to_owned(),
         (CauseKind::RuntimeWork, _) => "the runtime's own work for the stop".to_owned(),
-        (CauseKind::LaggardRunning, _) => "a thread running on before it stopped".to_owned(),
+        (CauseKind::NonpreemptibleCode, _) => "a thread running on before it stopped".to_owned(),
+        (CauseKind::SyscallReturn, _) => "in a system call with its P kept".to_owned(),
+        (CauseKind::CfsThrottled, _) => "kept off the CPUs by the CPU quota".to_owned(),
+        (CauseKind::PageFault, _) => "asleep in a page fault".to_owned(),
+        (CauseKind::IrqSoftirq, _) => "interrupts and softirqs on the thread's CPU".to_owned(),
+        (CauseKind::VmSteal, _) => "the hypervisor not running the CPU".to_owned(),
         (CauseKind::WakeupLatency, _) => "runnable while the CPU was idle (wakeup)".to_owned(),
         (CauseKind::Blocked, _) => "asleep in a system call".to_owned(),
-        (CauseKind::Uninterruptible, _) => "uninterruptible sleep (disk, page fault)".to_owned(),
+        (CauseKind::Uninterruptible, _) => "uninterruptible sleep (disk)".to_owned(),
         (CauseKind::StoppedBySignal, _) => "stopped by a signal or a tracer".to_owned(),
         (CauseKind::Unexplained, _) => "unexplained".to_owned(),
     }

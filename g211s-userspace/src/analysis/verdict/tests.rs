@@ -31,7 +31,8 @@ fn told(v: &Verdict) -> Vec<(CauseKind, u32, Option<u32>, u64)> {
 }
 
 use CauseKind::{
-    Blocked, LaggardRunning, RunqueueWait, RuntimeWork, Unexplained, Uninterruptible, WakeupLatency,
+    Blocked, NonpreemptibleCode, RunqueueWait, RuntimeWork, Unexplained, Uninterruptible,
+    WakeupLatency,
 };
 
 #[test]
@@ -54,7 +55,7 @@ fn a_laggard_behind_a_hog() {
             (RuntimeWork, 1, None, 30),
             (RuntimeWork, 1, None, 20),
             // 12..14
-            (LaggardRunning, 2, None, 20),
+            (NonpreemptibleCode, 2, None, 20),
             // 14..15: the laggard on its way to wake the stopper.
             (RuntimeWork, 2, None, 10),
             // 15..16: the CPU idled.
