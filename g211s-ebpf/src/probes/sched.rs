@@ -474,6 +474,9 @@ pub(crate) fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn wakeup(task: Task) {
     let Some(index) = target::of(tgid(task)) else { return };
+    // Before the look-ups: they are not a part of the wait.
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
     let tid = pid(task);
     let Some(ts) = target::state(index) else { return };
     let Some(rec) = record(tid, index) else { return };
@@ -483,8 +486,6 @@ fn wakeup(task: Task) {
         // nothing.
         return;
     }
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
     let cpu = task_cpu(task);
     let flags = reasons(rec, ts);
     if flags != 0 {
