@@ -1,0 +1,3 @@
+module g211s.test/spin
+
+go 1.21
