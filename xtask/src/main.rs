@@ -2,7 +2,7 @@
 //! nothing but Rust the verb is all there is to type.
 //!
 //! Rooms: `setup` (what is missing, and getting it), `toolchain` (what is there), `demo`, `test`,
-//! `offsets` (the table of the Go runtime's structs).
+//! `vm` (other kernels), `offsets` (the table of the Go runtime's structs).
 //! Child processes and Go builds come from the tests' harness.
 
 use std::process::ExitCode;
@@ -14,6 +14,7 @@ mod offsets;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "g211s's own chores", disable_help_subcommand = true)]
@@ -32,6 +33,8 @@ enum Verb {
     Demo(demo::Options),
     /// Set up, then lints, unit tests, and the scenarios on this machine's kernel (need root)
     Test(test::Options),
+    /// Set up, build, and run a scenario on other kernels, each in a virtual machine
+    Vm(vm::Options),
     /// Measure the Go runtime's structs on every Go release that can be had, into the table of g211s
     Offsets(offsets::Options),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Build => setup::run(setup::Purpose::Build).and_then(|()| toolchain::build()),
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
+        Verb::Vm(options) => vm::run(&options),
         Verb::Offsets(options) => offsets::run(&options),
     };
     match done {

@@ -40,6 +40,10 @@ const TOOLS: [(&str, &str); 5] = [
     ("strace", "strace"),
 ];
 
+/// What booting other kernels needs.
+const VM_TOOLS: [(&str, &str); 2] =
+    [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")];
+
 /// Sets up for a purpose.
 pub(crate) fn run(purpose: Purpose) -> Result<()> {
     let began = Instant::now();
@@ -88,9 +92,14 @@ fn packages(purpose: Purpose) -> Result<bool> {
     if missing.is_empty() {
         return Ok(false);
     }
+    install(&missing)
+}
+
+/// Installs Debian packages.
+fn install(missing: &[&str]) -> Result<bool> {
     let list = missing.join(" ");
     if kernel::find("apt-get").is_none() {
-        bail!("{}", without_apt(&missing));
+        bail!("{}", without_apt(missing));
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("these Debian packages are missing; please run: sudo apt-get install {list}");
@@ -98,7 +107,7 @@ fn packages(purpose: Purpose) -> Result<bool> {
     let install = |log: &str| {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive");
-        apt.args(["install", "--yes", "--no-install-recommends"]).args(&missing);
+        apt.args(["install", "--yes", "--no-install-recommends"]).args(missing);
         logged(&mut apt, log)
     };
     step(&format!("installing Debian packages: {list}"), || {
@@ -116,6 +125,54 @@ fn packages(purpose: Purpose) -> Result<bool> {
     Ok(true)
 }
 
+/// What booting these kernels needs.
+pub(crate) fn vm(versions: &[&str]) -> Result<()> {
+    let missing = VM_TOOLS.iter().filter(|(tool, _)| kernel::find(tool).is_none());
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    for version in versions.iter().filter(|v| crate::vm::image(v).is_none()) {
+        step(&format!("unpacking a {version} kernel of Debian's into .toolchain/kernels"), || {
+            fetch_kernel(version)
+        })?;
+    }
+    Ok(())
+}
+
+/// Takes Debian's newest cloud kernel of a version, unpacked and not installed.
+fn fetch_kernel(version: &str) -> Result<()> {
+    let prefix = format!("linux-image-{version}.");
+    let listed = Command::new("apt-cache").args(["pkgnames", &prefix]).output();
+    let listed = listed.context("kernels are taken from Debian, and there is no apt-cache here")?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let package = newest_kernel(&listed)
+        .with_context(|| format!("apt has no {prefix}*-cloud-amd64 (try `apt-get update`)"))?;
+    let place = folder().join("kernels").join(version);
+    let unfinished = place.with_file_name(format!("{version}.unfinished"));
+    let _ = std::fs::remove_dir_all(&unfinished);
+    std::fs::create_dir_all(&unfinished)?;
+    let mut apt = Command::new("apt-get");
+    apt.current_dir(&unfinished).args(["download", package]);
+    logged(&mut apt, &format!("kernel-{version}"))?;
+    let mut files = std::fs::read_dir(&unfinished)?.flatten().map(|f| f.path());
+    let deb = files.find(|f| f.extension().is_some_and(|e| e == "deb"));
+    let deb = deb.with_context(|| format!("apt-get download {package} left no package"))?;
+    let mut dpkg = Command::new("dpkg");
+    logged(dpkg.arg("-x").arg(&deb).arg(&unfinished), &format!("kernel-{version}-unpack"))?;
+    std::fs::remove_file(deb)?;
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::rename(&unfinished, &place).context("renaming")
+}
+
+/// The newest cloud kernel among the names of packages.
+fn newest_kernel(names: &str) -> Option<&str> {
+    let numbers = |name: &str| -> Vec<u32> {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
+    };
+    names.lines().filter(|n| n.ends_with("-cloud-amd64")).max_by_key(|n| numbers(n))
+}
+
 fn without_apt(missing: &[&str]) -> String {
     let mut lines = Vec::new();
     if missing.iter().any(|p| RUST_PACKAGES.contains(p)) {
@@ -124,8 +181,12 @@ fn without_apt(missing: &[&str]) -> String {
     if missing.iter().any(|p| LLVM_PACKAGES.contains(p)) {
         lines.push("cargo install bpf-linker (see its README for LLVM)".to_owned());
     }
-    let tools: Vec<_> =
-        TOOLS.iter().filter(|(_, p)| missing.contains(p)).map(|(t, _)| *t).collect();
+    let tools: Vec<_> = TOOLS
+        .iter()
+        .chain(&VM_TOOLS)
+        .filter(|(_, p)| missing.contains(p))
+        .map(|(t, _)| *t)
+        .collect();
     if !tools.is_empty() {
         lines.push(format!("your package manager for {}", tools.join(", ")));
     }
@@ -248,4 +309,17 @@ fn logged(command: &mut Command, log: &str) -> Result<()> {
         bail!("{name} failed ({status}); the end of {}:\n  {end}", file.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_kernel_is_found_by_its_numbers() {
+        let names = "linux-image-6.12.9+deb12-cloud-amd64\nlinux-image-6.12.117+deb12-cloud-amd64\n\
+                     linux-image-6.12.118+deb12-cloud-amd64-dbg\nlinux-image-6.12.118+deb12-rt-amd64\n";
+        assert_eq!(newest_kernel(names), Some("linux-image-6.12.117+deb12-cloud-amd64"));
+        assert_eq!(newest_kernel(""), None);
+    }
 }

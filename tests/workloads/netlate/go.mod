@@ -1,0 +1,3 @@
+module g211s.test/netlate
+
+go 1.21
