@@ -63,6 +63,19 @@ pub struct CpuState {
     pub slices: [Slice; SLICE_HISTORY],
 }
 
+/// Value of the `IRQS` map: a CPU's interrupts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct IrqState {
+    /// Handlers under way: a softirq may be interrupted in turn.
+    pub depth: u64,
+    /// When the outermost began, ns.
+    pub since_ns: u64,
+    /// Time in all that have ended, ns.
+    pub total_ns: u64,
+}
+
 /// Value of the `CONFIGS` map (key: index of the target).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,13 +115,24 @@ pub struct ThreadRecord {
     /// Runnable: where the Go runtime stood when the wait began (0: no GC cycle; 1: in one; 2: in a
     /// stop of the world).
     pub phase: u16,
+    /// Runnable: 1 if a CPU quota kept its group off the CPU as it joined the queue.
+    pub throttled: u16,
     /// Zero.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
+    /// Runnable: for how long quotas had kept its group off this CPU as it joined the queue, by the kernel's
+    /// count, ns; [`NOT_COUNTED`] where that says nothing of this thread. Running: for how long its CPU had
+    /// run nobody, by the kernel's count, as it came to it (interrupts, and what the hypervisor took), ns.
+    pub off_ns: u64,
+    /// Running: for how long its CPU had served interrupts, ns.
+    pub irq_ns: u64,
     /// Time spent in each `ThreadState` (indexed by its number) in intervals that have ended, ns.
     pub state_ns: [u64; THREAD_STATES],
     /// Number of those intervals.
     pub state_count: [u64; THREAD_STATES],
 }
+
+/// `ThreadRecord::off_ns` of a thread that no quota keeps off.
+pub const NOT_COUNTED: u64 = u64::MAX;
 
 impl ThreadRecord {
     /// A thread that has just been found: in `state` since `since_ns` (0: not known).
@@ -123,7 +147,10 @@ impl ThreadRecord {
             state: state as u8,
             target,
             phase: 0,
-            reserved: [0; 3],
+            throttled: 0,
+            reserved: [0; 2],
+            off_ns: NOT_COUNTED,
+            irq_ns: 0,
             state_ns: [0; THREAD_STATES],
             state_count: [0; THREAD_STATES],
         }

@@ -155,9 +155,12 @@ pub struct ThreadEvent {
     /// Where `from` is running: how much of the interval interrupts and softirqs took on its CPU, ns, at most
     /// `u32::MAX`; 0 where they are not observed.
     pub irq_ns: u32,
-    /// Where `from` is runnable: for how much of the interval a CPU quota kept the thread off every
-    /// queue, ns; 0 where the kernel does not tell.
-    pub throttled_ns: u64,
+    /// What kept the thread off its CPU or its queue, ns, at most `u32::MAX`; 0 where the kernel does not
+    /// tell. Where `from` is running: the hypervisor, which did not run the CPU, anywhere in the interval.
+    /// Where it is runnable: a CPU quota, since `queued_ns`.
+    pub kept_off_ns: u32,
+    /// Where `from` is runnable: how long after `queued_ns` the quota's part begins, ns.
+    pub kept_off_after_ns: u32,
 }
 
 /// `ThreadEvent::syscall` where it could not be told.
@@ -174,7 +177,7 @@ pub const SYS_EPOLL_PWAIT2: i32 = 441;
 pub const THREAD_IN_WINDOW: u32 = 1;
 /// Sent because the thread's interval reaches back into a window that has closed.
 pub const THREAD_CLOSES_WINDOW: u32 = 2;
-/// Sent because the interval in a runnable state exceeded the threshold.
+/// Sent because the interval in a runnable state, or in uninterruptible sleep, exceeded the threshold.
 pub const THREAD_OUTLIER: u32 = 4;
 /// Sent because of `--full`.
 pub const THREAD_FULL: u32 = 8;

@@ -4,6 +4,9 @@
 
 use core::ptr::read_volatile;
 
+/// The offset of a field that this kernel does not have.
+pub(crate) const ABSENT: u32 = u32::MAX;
+
 macro_rules! globals {
     ($($(#[$doc:meta])* $name:ident / $get:ident : $ty:ty = $init:expr;)*) => {$(
         $(#[$doc])*
@@ -31,6 +34,42 @@ globals! {
     OFF_TASK_STATE / off_task_state: u32 = 0;
     /// `task_struct.thread_info.cpu` (5.16+) or `.cpu`
     OFF_TASK_CPU / off_task_cpu: u32 = 0;
+    /// `task_struct.se.cfs_rq`; this and all below that are [`ABSENT`] are facts that this kernel lacks.
+    OFF_TASK_CFS_RQ / off_task_cfs_rq: u32 = ABSENT;
+    /// `task_struct.throttled` (6.18+: tasks are throttled one by one, on their way to user mode).
+    OFF_TASK_THROTTLED / off_task_throttled: u32 = ABSENT;
+    /// `cfs_rq.rq`
+    OFF_CFS_RQ / off_cfs_rq: u32 = ABSENT;
+    /// `cfs_rq.tg`
+    OFF_CFS_TG / off_cfs_tg: u32 = ABSENT;
+    /// `cfs_rq.throttle_count`
+    OFF_CFS_COUNT / off_cfs_count: u32 = ABSENT;
+    /// `cfs_rq.throttled_clock_self_time` (6.7+), `.throttled_clock_pelt_time` (5.19+) or
+    /// `.throttled_clock_task_time`: how long the group was throttled on this CPU, until the last time ended.
+    OFF_CFS_TIME / off_cfs_time: u32 = ABSENT;
+    /// `cfs_rq.throttled_clock_self`, `_pelt` or `_task`: when this time began, by the clock of
+    /// `OFF_RQ_CLOCK_OF_TIME`.
+    OFF_CFS_SINCE / off_cfs_since: u32 = ABSENT;
+    /// `rq.clock`, `.clock_pelt` or `.clock_task`, as the time is counted.
+    OFF_RQ_CLOCK_OF_TIME / off_rq_clock_of_time: u32 = ABSENT;
+    /// `cfs_rq.throttled_clock_pelt` (5.19+) or `_task`: when the last time began, by the clock of
+    /// `OFF_RQ_CLOCK_OF_BEGIN`.
+    OFF_CFS_BEGIN / off_cfs_begin: u32 = ABSENT;
+    /// `rq.clock_pelt` or `.clock_task`.
+    OFF_RQ_CLOCK_OF_BEGIN / off_rq_clock_of_begin: u32 = ABSENT;
+    /// `task_group.cfs_rq`
+    OFF_TG_CFS_RQ / off_tg_cfs_rq: u32 = ABSENT;
+    /// `task_group.cfs_bandwidth.hierarchical_quota`
+    OFF_TG_QUOTA / off_tg_quota: u32 = ABSENT;
+    /// `rq.clock`
+    OFF_RQ_CLOCK / off_rq_clock: u32 = ABSENT;
+    /// `rq.clock_task`: that without interrupts and without what the hypervisor took, where the kernel
+    /// accounts for them.
+    OFF_RQ_CLOCK_TASK / off_rq_clock_task: u32 = ABSENT;
+    /// `rq.prev_irq_time` (where the kernel accounts for interrupts)
+    OFF_RQ_IRQ / off_rq_irq: u32 = ABSENT;
+    /// 1: interrupts are observed by their tracepoints.
+    COUNT_IRQS / count_irqs: u32 = 0;
     /// 1: `sched_switch` passes `prev_state` as its fourth argument (5.18+).
     HAS_PREV_STATE / has_prev_state: u32 = 0;
     /// Runnable waits of at least this are sent one by one, ns.

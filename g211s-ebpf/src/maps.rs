@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use g211s_ebpf::{
-    config::{CpuState, MAX_CPUS, MAX_TARGETS, TARGET_BITS, TargetConfig, ThreadRecord},
+    config::{CpuState, IrqState, MAX_CPUS, MAX_TARGETS, TARGET_BITS, TargetConfig, ThreadRecord},
     counters::{LossCounters, TargetCounters},
     hist::{HISTS, HistData},
 };
@@ -31,6 +31,8 @@ pub(crate) struct TargetState {
     pub(crate) terminating: u32,
     /// Reason of the stop under way, or of the last.
     pub(crate) reason: u32,
+    /// The scheduler's clock less ours when it was last compared, wrapping, ns; 0: never.
+    pub(crate) clock_ahead: u64,
 }
 
 /// The events' way to user space. 8 MiB hold about 120,000 events: a second and more of the
@@ -82,3 +84,7 @@ pub(crate) static SYSCALLS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 
 /// One entry: what became of the events.
 #[map]
 pub(crate) static LOSS: PerCpuArray<LossCounters> = PerCpuArray::with_max_entries(1, 0);
+
+/// One entry: this CPU's interrupts, where they are observed.
+#[map]
+pub(crate) static IRQS: PerCpuArray<IrqState> = PerCpuArray::with_max_entries(1, 0);

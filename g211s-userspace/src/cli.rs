@@ -79,8 +79,9 @@ pub struct WatchArgs {
     #[arg(long)]
     pub full: bool,
     /// More probes: `mallocgc` and `nextfree` count allocations (dear), `epoll` counts every network
-    /// poll on kernels where that costs each system call of the host 70 ns, `custom:FUNC` counts the calls of
-    /// a function
+    /// poll on kernels where that costs each system call of the host 70 ns, `irq` tells interrupts from the
+    /// work of the thread they interrupt (which costs each interrupt of the host), `custom:FUNC` counts the calls
+    /// of a function
     #[arg(long = "probe", value_name = "PROBE", value_parser = extra_probe)]
     pub probes: Vec<ExtraProbe>,
     /// Size of the event ring buffer (a power of two: 64K, 8M)
@@ -188,6 +189,8 @@ pub enum ExtraProbe {
     NextFree,
     /// Every network poll, however many system calls the host makes.
     Epoll,
+    /// Every interrupt of the host.
+    Irq,
     /// Any function.
     Custom(String),
 }
@@ -197,10 +200,14 @@ fn extra_probe(s: &str) -> Result<ExtraProbe, String> {
         "mallocgc" => Ok(ExtraProbe::MallocGc),
         "nextfree" => Ok(ExtraProbe::NextFree),
         "epoll" => Ok(ExtraProbe::Epoll),
-        _ => match s.strip_prefix("custom:") {
-            Some(f) if !f.is_empty() => Ok(ExtraProbe::Custom(f.to_owned())),
-            _ => Err("known probes are mallocgc, nextfree, epoll and custom:FUNCTION".to_owned()),
-        },
+        "irq" => Ok(ExtraProbe::Irq),
+        _ => {
+            match s.strip_prefix("custom:") {
+                Some(f) if !f.is_empty() => Ok(ExtraProbe::Custom(f.to_owned())),
+                _ => Err("known probes are mallocgc, nextfree, epoll, irq and custom:FUNCTION"
+                    .to_owned()),
+            }
+        }
     }
 }
 

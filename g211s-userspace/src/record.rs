@@ -36,6 +36,8 @@ pub enum Record {
     ThreadTotals(Box<ThreadTotals>),
     /// The Go runtime's own counters of one target: at the start, once a second, at the end.
     Runtime(Box<RuntimeSample>),
+    /// What the hypervisor took from each CPU so far: when it is different, at most once a second.
+    Steal(Box<StealSample>),
     /// Something the user must know (a probe refused, a target that exited …), when it happened.
     Notice(Box<Notice>),
     /// How the run ended. Last, and once; missing if the recorder was killed.
@@ -130,6 +132,20 @@ pub struct Target {
     /// Which of the runtime's own figures can be read; `None` in older recordings.
     #[serde(default)]
     pub runtime: Option<RuntimeAccess>,
+    /// CPU quotas that bound it at attach, innermost first.
+    #[serde(default)]
+    pub quotas: Vec<Quota>,
+}
+
+/// A CPU quota that binds a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// The cgroup that has it, as `/proc/PID/cgroup` writes it.
+    pub cgroup: String,
+    /// CPU time a period, µs.
+    pub quota_us: u64,
+    /// The period, µs.
+    pub period_us: u64,
 }
 
 /// A probe in the target's text.
@@ -221,6 +237,9 @@ pub struct Interval {
     pub throttled: u64,
     /// How long the cgroup was throttled since attach, ns.
     pub throttled_ns: u64,
+    /// The quotas from now on, where they changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quotas: Option<Vec<Quota>>,
     /// Probe hits, by `Site` number.
     pub hits: Vec<u64>,
 }
@@ -288,6 +307,15 @@ pub struct ThreadTotals {
     pub state_ns: [u64; THREAD_STATES],
     /// Stays in it.
     pub state_count: [u64; THREAD_STATES],
+}
+
+/// CPU time that the hypervisor took since attach (`steal` in `/proc/stat`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StealSample {
+    /// When it was read, ns.
+    pub ts_ns: u64,
+    /// By CPU, ns, in steps of the kernel's `USER_HZ`. Those of which nothing was taken are left out.
+    pub cpus: BTreeMap<u16, u64>,
 }
 
 /// A message to the user that belongs to the run.

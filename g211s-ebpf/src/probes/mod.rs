@@ -2,6 +2,9 @@
 
 pub(crate) mod doctor;
 pub(crate) mod netpoll;
+pub(crate) mod off_cpu;
+pub(crate) mod quota;
 pub(crate) mod runtime;
 pub(crate) mod sched;
 pub(crate) mod target;
+pub(crate) mod task;

@@ -16,15 +16,17 @@ use g211s_ebpf::{
     hist::Hist,
 };
 
-use super::target;
+use super::{
+    off_cpu::{self, Missed},
+    quota::{self, Taken},
+    target,
+    task::{Task, read},
+};
 use crate::{
     globals,
     maps::{CPUS, THREADS, TargetState},
     send::{loss, send},
 };
-
-/// `struct task_struct`, opaque: fields are read at offsets that user space resolved from BTF.
-type Task = *const u8;
 
 // include/linux/sched.h
 const TASK_INTERRUPTIBLE: u32 = 0x1;
@@ -37,13 +39,6 @@ const TASK_WAKING: u32 = 0x200;
 const SYS_SCHED_YIELD: i64 = 24;
 /// `orig_ax` in `struct pt_regs` (x86-64).
 const OFF_ORIG_AX: usize = 15 * 8;
-
-#[inline(always)]
-unsafe fn read<T: Copy>(task: Task, offset: u32) -> T {
-    // SAFETY (caller): `task` is a BTF pointer from the tracepoint's context and the verifier checks
-    // the offset against the kernel's types.
-    unsafe { core::ptr::read_volatile(task.add(offset as usize).cast()) }
-}
 
 #[inline(always)]
 fn pid(task: Task) -> u32 {
@@ -131,6 +126,17 @@ struct Change {
     to: ThreadState,
     peer: u32,
     flags: u32,
+    /// Of the interval on a CPU that ends.
+    missed: Missed,
+    /// Of the wait that ends.
+    taken: Taken,
+}
+
+impl Change {
+    #[inline(always)]
+    fn new(tid: u32, cpu: u16, to: ThreadState, peer: u32, flags: u32) -> Self {
+        Self { tid, cpu, to, peer, flags, missed: Missed::default(), taken: Taken::default() }
+    }
 }
 
 /// Sends the interval that ends now. Call before the record takes its new state.
@@ -155,8 +161,10 @@ fn send_change(now: u64, rec: &ThreadRecord, ts: &TargetState, c: &Change) {
             from: rec.state,
             to: c.to as u8,
             flags: c.flags,
-            irq_ns: 0,
-            throttled_ns: 0,
+            irq_ns: c.missed.irq_ns,
+            // Of the two one is zero.
+            kept_off_ns: c.missed.stolen_ns | c.taken.ns,
+            kept_off_after_ns: c.taken.after_ns,
         },
     );
 }
@@ -310,7 +318,7 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     if next_tgid != 0
         && let Some(index) = target::of(next_tgid)
     {
-        switch_in(now, cpu as u16, next_tid, index, prev_tid);
+        switch_in(now, cpu as u16, next, next_tid, index, prev_tid);
     }
     0
 }
@@ -351,7 +359,9 @@ fn switch_out(
             ThreadState::Stopped
         }
     };
+    let mut missed = Missed::default();
     if rec.state == ThreadState::Running as u8 {
+        missed = off_cpu::goes(rec, task);
         let ran = now - rec.since_ns;
         target::observe(index, Hist::OnCpu, ran);
         if let Some(c) = target::counters(index) {
@@ -366,17 +376,20 @@ fn switch_out(
     rec.syscall = syscall;
     let flags = reasons(rec, ts);
     if flags != 0 {
-        send_change(now, rec, ts, &Change { tid, cpu, to, peer: next_tid, flags });
+        send_change(now, rec, ts, &Change { missed, ..Change::new(tid, cpu, to, next_tid, flags) });
     }
     if !to.is_runnable() && matches!(syscall, SYS_EPOLL_PWAIT | SYS_EPOLL_WAIT | SYS_EPOLL_PWAIT2) {
         rec.epoll_ns = now;
     }
     // An exited thread's record stays for user space to take, which it does soon.
     enter(rec, to, now, cpu, phase(ts));
+    if to.is_runnable() {
+        quota::joins(rec, ts, task, now);
+    }
 }
 
 #[inline(always)]
-fn switch_in(now: u64, cpu: u16, tid: u32, index: u32, prev_tid: u32) {
+fn switch_in(now: u64, cpu: u16, task: Task, tid: u32, index: u32, prev_tid: u32) {
     let Some(ts) = target::state(index) else { return };
     let Some(rec) = record(tid, index) else { return };
     let mut flags = reasons(rec, ts);
@@ -401,10 +414,12 @@ fn switch_in(now: u64, cpu: u16, tid: u32, index: u32, prev_tid: u32) {
         rec.epoll_ns = 0;
     }
     if flags != 0 {
+        let taken = if runnable { quota::leaves(rec, task, now) } else { Taken::default() };
         let to = ThreadState::Running;
-        send_change(now, rec, ts, &Change { tid, cpu, to, peer: prev_tid, flags });
+        send_change(now, rec, ts, &Change { taken, ..Change::new(tid, cpu, to, prev_tid, flags) });
     }
     enter(rec, ThreadState::Running, now, cpu, 0);
+    off_cpu::comes(rec, task);
 }
 
 /// A sleep in a network poll is over. `woken`: its wakeup was seen, `late` ns ago.
@@ -487,13 +502,19 @@ fn wakeup(task: Task) {
         return;
     }
     let cpu = task_cpu(task);
-    let flags = reasons(rec, ts);
+    let mut flags = reasons(rec, ts);
+    if state == ThreadState::BlockedUninterruptible as u8
+        && now - rec.since_ns >= globals::threshold_ns()
+    {
+        flags |= THREAD_OUTLIER;
+    }
     if flags != 0 {
         let waker = aya_ebpf::helpers::bpf_get_current_pid_tgid() as u32;
         let to = ThreadState::RunnableWoken;
-        send_change(now, rec, ts, &Change { tid, cpu, to, peer: waker, flags });
+        send_change(now, rec, ts, &Change::new(tid, cpu, to, waker, flags));
     }
     enter(rec, ThreadState::RunnableWoken, now, cpu, phase(ts));
+    quota::joins_other(rec, ts, task, cpu, now);
 }
 
 #[btf_tracepoint(function = "sched_migrate_task")]
@@ -515,9 +536,12 @@ fn migrate(task: Task, dest: u16) {
     let rec = unsafe { &mut *rec };
     // SAFETY: see `read`.
     let waking = unsafe { read::<u32>(task, globals::off_task_state()) } == TASK_WAKING;
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
     if waking {
         // The wakeup is choosing a queue: it has not waited on any yet.
         rec.cpu = dest;
+        quota::joins_other(rec, ts, task, dest, now);
         return;
     }
     let state = rec.state;
@@ -530,8 +554,6 @@ fn migrate(task: Task, dest: u16) {
     } else {
         return;
     };
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
     let from_cpu = rec.cpu;
     let mut flags = reasons(rec, ts);
     if now - rec.queued_ns >= globals::threshold_ns() {
@@ -540,10 +562,12 @@ fn migrate(task: Task, dest: u16) {
     if flags != 0 {
         send_slices(now, from_cpu.into(), rec.queued_ns);
         send_open_slice(now, from_cpu);
-        send_change(now, rec, ts, &Change { tid, cpu: dest, to, peer: 0, flags });
+        let taken = quota::leaves(rec, task, now);
+        send_change(now, rec, ts, &Change { taken, ..Change::new(tid, dest, to, 0, flags) });
     }
     rec.queued_ns = now;
     rec.cpu = dest;
+    quota::joins_other(rec, ts, task, dest, now);
 }
 
 #[inline(always)]

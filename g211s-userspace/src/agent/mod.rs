@@ -88,6 +88,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         tgids: resolved.iter().filter_map(|t| t.tgid).collect(),
         // Twice what there is and room for what comes: 10,000 is where the Go runtime gives up.
         threads: resolved.iter().map(|t| 2 * t.threads.len() as u32).sum::<u32>() + 20_480,
+        irqs: args.probes.contains(&ExtraProbe::Irq),
         kernel_log: args.kernel_log,
     })?;
     let _stats = if args.bpf_stats { Some(bpf::enable_stats()?) } else { None };
@@ -102,6 +103,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
             None
         }
     };
+    common.extend(uncounted(&mut session, args.probes.contains(&ExtraProbe::Irq)));
     let customs = args.probes.iter().filter(|p| matches!(p, ExtraProbe::Custom(_))).count();
     if customs > 1 {
         bail!("one custom probe at a time: --probe custom:FUNCTION was given {customs} times");
@@ -128,6 +130,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::hangup())?,
     );
+    let steal_at_start = procfs.steal();
     let start_ns = now_ns();
     for w in &watched {
         session.watch(w.request)?;
@@ -204,6 +207,8 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         samples: Vec::new(),
         exited: Vec::new(),
         windows: BTreeMap::new(),
+        steal_at_start,
+        stolen: BTreeMap::new(),
         start_ns,
     };
     let deadline =
@@ -243,6 +248,21 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         }
     };
     Ok(run.end(reason, attach_ns, &usage_before))
+}
+
+/// Has interrupts observed if `irqs` asks for it; says what a CPU may do unseen while it runs a thread.
+fn uncounted(session: &mut Session, irqs: bool) -> Option<Unavailable> {
+    let counted = session.facts().off_cpu.is_some_and(|o| o.rq_irq.is_some());
+    let why = if irqs {
+        session.attach_irqs().err()?.to_string()
+    } else if counted {
+        return None;
+    } else {
+        "this kernel does not count them by itself (CONFIG_IRQ_TIME_ACCOUNTING), and observing them costs \
+         every interrupt of the host, so only --probe irq does"
+            .into()
+    };
+    Some(Unavailable { feature: "interrupts".into(), why, costs: bpf::IRQS_UNSEEN.into() })
 }
 
 /// From here on a wakeup of this thread preempts nobody (`SCHED_BATCH`, kernel/sched/fair.c

@@ -21,7 +21,7 @@ use crate::{
     event::{Event, by_class},
     go::plan,
     governor::{Action, Governor},
-    record::{Cost, Interval, Moment, Notice, ProbeHits, ProcessInfo, Record, RunEnd},
+    record::{Cost, Interval, Moment, Notice, ProbeHits, ProcessInfo, Record, RunEnd, StealSample},
     report::format::clean,
     target::procfs::Procfs,
 };
@@ -57,6 +57,10 @@ pub(super) struct Run {
     pub(super) exited: Vec<(u32, u32)>,
     /// Last window number seen, by target.
     pub(super) windows: BTreeMap<u8, u32>,
+    /// `Procfs::steal` at the start.
+    pub(super) steal_at_start: BTreeMap<u16, u64>,
+    /// What the hypervisor had taken since, when last said.
+    pub(super) stolen: BTreeMap<u16, u64>,
     pub(super) start_ns: u64,
 }
 
@@ -178,14 +182,16 @@ impl Run {
 
     pub(super) fn interval(&mut self, target: u8) {
         let now = now_ns();
-        let w = &self.watched[usize::from(target)];
+        let w = &mut self.watched[usize::from(target)];
         let throttled = w.quotas.since();
+        let quotas = std::mem::take(&mut w.quotas_changed).then(|| w.quotas.list().to_vec());
         let counters = self.session.counters(target, now).map(|i| Interval {
             alloc_probes_ns: w.governor.attached_ns(now),
             alloc_hits: w.governor.counted(alloc_hits(&i)),
             polls_ns: Some(self.poll_governor.as_ref().map_or(0, |g| g.attached_ns(now))),
             throttled: throttled.count,
             throttled_ns: throttled.ns,
+            quotas,
             ..i
         });
         match counters {
@@ -302,6 +308,11 @@ impl Run {
     pub(super) fn every_second(&mut self) {
         use std::fmt::Write as _;
 
+        self.watched.iter_mut().filter(|w| w.alive).for_each(Watched::renew_quotas);
+        // `/proc/stat` is dear on a machine with many CPUs; on bare metal it has nothing to say.
+        if self.steal_at_start.values().any(|ns| *ns > 0) {
+            self.steal();
+        }
         self.samples.extend(self.watched.iter().filter_map(|w| w.sample(Moment::Running)));
         if let Some(writer) = &mut self.sinks.writer
             && let Err(e) = writer.flush()
@@ -337,6 +348,21 @@ impl Run {
         self.console.status(&line);
     }
 
+    /// Says what the hypervisor took from the CPUs, if that is more than when last said.
+    pub(super) fn steal(&mut self) {
+        let now = self.procfs.steal();
+        let mut cpus: BTreeMap<u16, u64> = BTreeMap::new();
+        for (cpu, ns) in now {
+            let before = self.steal_at_start.get(&cpu).copied().unwrap_or(ns);
+            cpus.extend(ns.checked_sub(before).filter(|ns| *ns > 0).map(|ns| (cpu, ns)));
+        }
+        if cpus != self.stolen {
+            self.stolen.clone_from(&cpus);
+            let sample = StealSample { ts_ns: now_ns(), cpus };
+            self.sinks.push(Record::Steal(Box::new(sample)), &mut self.console);
+        }
+    }
+
     /// Names the Ms of all threads once more: some were too young when they were seen first.
     pub(super) fn last_ms(&mut self) {
         for w in self.watched.iter_mut().filter(|w| w.alive) {
@@ -369,6 +395,7 @@ impl Run {
             self.sinks.push(sample, &mut self.console);
         }
         self.last_ms();
+        self.steal();
         let windows = std::mem::take(&mut self.windows);
         let (finals, totals) =
             self.session.final_threads(end_ns, |t| windows.get(&t).copied().unwrap_or_default());

@@ -27,6 +27,8 @@ pub(super) struct Watched {
     /// All its other probes.
     pub(super) probes: Vec<ProbeHandle>,
     pub(super) quotas: Quotas,
+    /// Since they were last recorded.
+    pub(super) quotas_changed: bool,
     /// Its Go runtime's own counters.
     pub(super) runtime: Option<RuntimeWatch>,
 }
@@ -38,6 +40,20 @@ impl Watched {
         let sample = runtime.sample(self.request.index, moment, &now_ns);
         Some(Record::Runtime(Box::new(sample)))
     }
+
+    /// Looks for quotas that were set, changed or taken back.
+    pub(super) fn renew_quotas(&mut self) {
+        let found = find_quotas(&self.resolved);
+        self.quotas_changed |= self.quotas.renew(found);
+    }
+}
+
+/// The CPU quotas that bind a target now.
+fn find_quotas(resolved: &ResolvedTarget) -> Quotas {
+    Quotas::find(
+        &std::fs::read_to_string(resolved.exe_path.with_file_name("cgroup")).unwrap_or_default(),
+        Path::new("/sys/fs/cgroup"),
+    )
 }
 
 /// Hits of the allocator's probes so far.
@@ -57,15 +73,13 @@ pub(super) fn attach_probes(
     common: &[Unavailable],
 ) -> Watched {
     let mut record = resolved.record(Vec::new(), common.to_vec());
-    let quotas = Quotas::find(
-        &std::fs::read_to_string(resolved.exe_path.with_file_name("cgroup")).unwrap_or_default(),
-        Path::new("/sys/fs/cgroup"),
-    );
-    if !quotas.is_empty() {
+    let quotas = find_quotas(&resolved);
+    record.quotas = quotas.list().to_vec();
+    if !quotas.list().is_empty() && session.facts().quota.is_none() {
         record.unavailable.push(Unavailable {
             feature: "throttling".into(),
-            why: "the target's cgroup has a CPU quota, and the scheduler's tracepoints show a \
-                  throttled thread as one that waits for a CPU"
+            why: "the target's cgroup has a CPU quota, and this kernel does not tell by whom and when a \
+                  throttled thread is kept off"
                 .into(),
             costs: "waits may be the quota's doing, whoever is named; how long it throttled is \
                     reported (runqueue.throttled)"
@@ -130,6 +144,7 @@ pub(super) fn attach_probes(
         governor: Governor::new(EXACT_ALLOCATIONS),
         probes,
         quotas,
+        quotas_changed: false,
         runtime,
     }
 }

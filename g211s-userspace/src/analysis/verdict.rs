@@ -13,15 +13,24 @@
 //!    at it, some thread stopped in a way that no probe sees (a system call's entry): unexplained.
 //! 4. **stopped**: the stopper.
 //!
+//! A thread on a CPU, or on its queue, may be kept from it by what is no task: interrupts and the hypervisor
+//! (`Piece::missed`), a CPU quota (`Piece::throttled`). That time is theirs, whatever else ran.
+//!
 //! Evidence only ever adds explanation: a lost event turns its time into `unexplained` (or, for a
 //! lost slice, into a wait behind nobody known), never into another cause.
 
 use std::collections::BTreeMap;
 
-use g211s_ebpf::event::ThreadState;
+use g211s_ebpf::event::{
+    NO_SYSCALL, SYS_EPOLL_PWAIT, SYS_EPOLL_PWAIT2, SYS_EPOLL_WAIT, ThreadState,
+};
 use serde::Serialize;
 
-use crate::model::{cpus::Cpus, stw::Stop, threads::Threads};
+use crate::model::{
+    cpus::Cpus,
+    stw::Stop,
+    threads::{Piece, Threads},
+};
 
 /// What a stop's time went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -36,7 +45,7 @@ pub enum CauseKind {
     SyscallReturn,
     /// Runnable, waiting for a CPU that ran somebody else.
     RunqueueWait,
-    /// Runnable, waiting for a CPU that ran its idle task: the wakeup itself (or a CPU quota).
+    /// Runnable, waiting for a CPU that ran its idle task: the wakeup itself.
     WakeupLatency,
     /// Kept off all CPUs by a CPU quota.
     CfsThrottled,
@@ -313,25 +322,29 @@ impl Path<'_> {
                 return;
             };
             let key = CauseKey { why: None, ..unknown };
-            let asleep = matches!(
-                piece.state,
-                ThreadState::Blocked | ThreadState::BlockedUninterruptible | ThreadState::Stopped
-            );
-            let waits_for_unknown = match part {
-                Part::StopperWaiting => piece.state == ThreadState::Blocked,
-                Part::LaggardWaking => asleep,
-                Part::Stopper | Part::Laggard => false,
-            };
+            // Neither kept off its way nor on it, it waits for somebody.
+            let waits_for_unknown = piece.state == ThreadState::Blocked
+                && matches!(part, Part::StopperWaiting | Part::LaggardWaking);
             if waits_for_unknown {
                 self.charge(CauseKey { why: Some(UNSEEN_LAGGARD), ..unknown }, e - s);
                 return;
             }
             let syscall = (piece.syscall >= 0).then_some(piece.syscall);
             let kind = match piece.state {
-                ThreadState::Running if part == Part::Laggard => CauseKind::NonpreemptibleCode,
-                ThreadState::Running => CauseKind::RuntimeWork,
+                ThreadState::Running => {
+                    let kind = match part {
+                        Part::Laggard => CauseKind::NonpreemptibleCode,
+                        _ => CauseKind::RuntimeWork,
+                    };
+                    self.running(CauseKey { kind, ..key }, piece, s, e);
+                    return;
+                }
+                // Where a thread parks or polls it has given its P up already, or waits for another.
+                ThreadState::Blocked if part == Part::Laggard && syscall.is_some_and(keeps_p) => {
+                    CauseKind::SyscallReturn
+                }
                 ThreadState::Blocked => CauseKind::Blocked,
-                ThreadState::BlockedUninterruptible => CauseKind::Uninterruptible,
+                ThreadState::BlockedUninterruptible => asleep_in_kernel(piece.syscall),
                 ThreadState::Stopped => CauseKind::StoppedBySignal,
                 ThreadState::RunnableWoken
                 | ThreadState::RunnablePreempted
@@ -339,7 +352,7 @@ impl Path<'_> {
                     let wait = Wait::of(piece.state);
                     let key =
                         CauseKey { kind: CauseKind::RunqueueWait, wait, cpu: piece.cpu, ..key };
-                    self.wait(key, s, e);
+                    self.wait(key, piece, s, e);
                     return;
                 }
                 ThreadState::Unknown | ThreadState::Exited => {
@@ -347,14 +360,25 @@ impl Path<'_> {
                     return;
                 }
             };
-            let syscall = syscall.filter(|_| asleep);
             self.charge(CauseKey { kind, syscall, ..key }, e - s);
         });
     }
 
-    fn wait(&mut self, key: CauseKey, from: u64, to: u64) {
+    /// On a CPU, which may have had other things to do.
+    fn running(&mut self, key: CauseKey, piece: &Piece, from: u64, to: u64) {
+        let missed = piece.missed(from, to);
+        let cpu = piece.cpu;
+        self.charge(CauseKey { kind: CauseKind::VmSteal, cpu, ..key }, missed.stolen_ns);
+        self.charge(CauseKey { kind: CauseKind::IrqSoftirq, cpu, ..key }, missed.irq_ns);
+        self.charge(key, to - from - missed.stolen_ns - missed.irq_ns);
+    }
+
+    fn wait(&mut self, key: CauseKey, piece: &Piece, from: u64, to: u64) {
         let cpus = self.cpus;
-        behind(cpus, key.tid, key.cpu, from, to, |ahead, ns| match ahead {
+        behind(cpus, key.tid, piece, from, to, |ahead, ns| match ahead {
+            Ahead::Quota => {
+                self.charge(CauseKey { kind: CauseKind::CfsThrottled, ..key }, ns);
+            }
             Ahead::Idle => {
                 self.charge(CauseKey { kind: CauseKind::WakeupLatency, ..key }, ns);
             }
@@ -370,42 +394,69 @@ impl Path<'_> {
     }
 }
 
-/// Who held a CPU that a thread waited for.
+/// Number of `futex` (x86-64), in which threads of Go programs park.
+const SYS_FUTEX: i32 = 202;
+
+/// Whether a thread asleep in a system call may have its P with it.
+fn keeps_p(syscall: i32) -> bool {
+    !matches!(syscall, SYS_FUTEX | SYS_EPOLL_WAIT | SYS_EPOLL_PWAIT | SYS_EPOLL_PWAIT2)
+}
+
+/// What a thread in uninterruptible sleep is at, by `ThreadEvent::syscall`: without a system call, only a
+/// page fault sleeps like that.
+pub fn asleep_in_kernel(syscall: i32) -> CauseKind {
+    if syscall < 0 && syscall != NO_SYSCALL {
+        CauseKind::PageFault
+    } else {
+        CauseKind::Uninterruptible
+    }
+}
+
+/// What kept a waiting thread off the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ahead {
-    /// A task.
+    /// A task, which ran there.
     Runner(Runner),
-    /// Nobody: the idle task.
+    /// Nobody: the idle task ran.
     Idle,
+    /// A CPU quota, whoever ran there.
+    Quota,
     /// No slice tells.
     Unknown,
 }
 
-/// Calls `f` for each stretch of a wait of `tid` for `cpu` during `[from, to)`; the lengths sum to
-/// `to - from`.
+/// Calls `f` for each stretch of `[from, to)` of a wait of `tid`; the lengths sum to `to - from`.
 pub fn behind(
     cpus: &Cpus,
     tid: u32,
-    cpu: Option<u16>,
+    wait: &Piece,
     from: u64,
     to: u64,
     mut f: impl FnMut(Ahead, u64),
 ) {
-    let Some(cpu) = cpu else {
+    let Some(cpu) = wait.cpu else {
         f(Ahead::Unknown, to - from);
         return;
     };
-    cpus.walk(cpu, from, to, |s, e, slice| {
-        let ahead = match slice {
-            Some(slice) if slice.tid == 0 => Ahead::Idle,
-            // A thread does not wait behind itself: such a slice contradicts the wait.
-            Some(slice) if slice.tid != tid => {
-                Ahead::Runner(Runner { tgid: slice.tgid, tid: slice.tid, comm: slice.comm })
-            }
-            _ => Ahead::Unknown,
-        };
-        f(ahead, e - s);
-    });
+    let (off, on) = wait.throttled(from, to);
+    let mut queued = |from, to| {
+        cpus.walk(cpu, from, to, |s, e, slice| {
+            let ahead = match slice {
+                Some(slice) if slice.tid == 0 => Ahead::Idle,
+                // A thread does not wait behind itself: such a slice contradicts the wait.
+                Some(slice) if slice.tid != tid => {
+                    Ahead::Runner(Runner { tgid: slice.tgid, tid: slice.tid, comm: slice.comm })
+                }
+                _ => Ahead::Unknown,
+            };
+            f(ahead, e - s);
+        });
+    };
+    queued(from, off);
+    queued(on, to);
+    if off < on {
+        f(Ahead::Quota, on - off);
+    }
 }
 
 fn involved(stop: &Stop, threads: &Threads, cpus: &Cpus) -> Vec<Involved> {
@@ -445,11 +496,11 @@ fn times(
     ahead: &mut BTreeMap<Runner, u64>,
 ) -> PhaseTimes {
     let mut times = PhaseTimes::default();
-    threads.walk(tid, from, to, |s, e, piece| match piece.map(|p| (p.state, p.cpu)) {
+    threads.walk(tid, from, to, |s, e, piece| match piece.map(|p| (p.state, p)) {
         Some((ThreadState::Running, _)) => times.on_cpu_ns += e - s,
-        Some((state, cpu)) if state.is_runnable() => {
+        Some((state, wait)) if state.is_runnable() => {
             times.runnable_ns += e - s;
-            behind(cpus, tid, cpu, s, e, |who, ns| {
+            behind(cpus, tid, wait, s, e, |who, ns| {
                 if let Ahead::Runner(runner) = who {
                     *ahead.entry(runner).or_insert(0) += ns;
                 }

@@ -15,7 +15,7 @@ use aya::{
 use serde::Serialize;
 
 use super::{
-    LoadOptions, NEEDS, OBJECT, POLLS_UNCOUNTED, Session, VMLINUX_BTF, failed,
+    IRQS_UNSEEN, LoadOptions, NEEDS, OBJECT, POLLS_UNCOUNTED, Session, VMLINUX_BTF, failed,
     kernel_btf::KernelFacts, program,
 };
 use crate::{governor::EXACT_SYSCALLS, record::PollSource};
@@ -141,6 +141,7 @@ fn programs() -> Vec<Capability> {
         ring_bytes: 1 << 16,
         tgids: vec![std::process::id()],
         threads: 1024,
+        irqs: true,
         kernel_log: false,
     };
     let session = Session::load(&options);
@@ -175,6 +176,7 @@ fn programs() -> Vec<Capability> {
                 )),
             };
             all.push(capability("netpoll", false, netpoll, POLLS_UNCOUNTED));
+            all.extend(kernels_own_counts(&mut session));
         }
     }
     let costs = "network readiness is taken from the thread's wakeup instead of the socket's event";
@@ -186,6 +188,38 @@ fn programs() -> Vec<Capability> {
         "no stack samples of threads that keep the world from stopping",
     ));
     all
+}
+
+/// What the kernel counts by itself and the scheduler's programs read.
+fn kernels_own_counts(session: &mut Session) -> [Capability; 3] {
+    let (quota, off_cpu) = (session.facts().quota, session.facts().off_cpu);
+    let quota = quota
+        .map(|_| "the kernel counts what CPU quotas take from each group on each CPU".to_owned())
+        .ok_or_else(|| "this kernel's run queues have no such count".to_owned());
+    let steal = match off_cpu {
+        Some(o) if o.counts_steal => {
+            Ok("the kernel counts for how long the hypervisor did not run a CPU".to_owned())
+        }
+        _ => Err("this kernel does not count it by CPU (CONFIG_PARAVIRT_TIME_ACCOUNTING)".into()),
+    };
+    let irqs = match (off_cpu.and_then(|o| o.rq_irq), session.attach_irqs()) {
+        (Some(_), _) => Ok("the kernel counts them by itself".to_owned()),
+        (None, Ok(())) => {
+            Ok("--probe irq observes them, at the cost of some 100 ns for each of the host"
+                .to_owned())
+        }
+        (None, Err(e)) => Err(e.to_string()),
+    };
+    [
+        capability("cpu_quota", false, quota, "waits may be a CPU quota's doing, whoever is named"),
+        capability(
+            "steal",
+            false,
+            steal,
+            "time that the hypervisor takes counts as the thread's own",
+        ),
+        capability("interrupts", false, irqs, IRQS_UNSEEN),
+    ]
 }
 
 /// Calls made by [`uprobes`].

@@ -194,6 +194,54 @@ pub struct KernelFacts {
     pub task_cpu: u32,
     /// `sched_switch` passes `prev_state` (5.18+).
     pub has_prev_state: bool,
+    /// How it counts CPU quotas; `None` where it does not (no `CONFIG_CFS_BANDWIDTH`).
+    pub quota: Option<QuotaFacts>,
+    /// How it counts what a CPU spends on no task; `None` where its queues are laid out otherwise.
+    pub off_cpu: Option<OffCpuFacts>,
+}
+
+/// Where the kernel keeps for how long a quota kept a group of threads off a CPU. Offsets; see the
+/// globals of the kernel side for their names in each version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaFacts {
+    /// `task_struct.throttled`, 6.18+
+    pub task_throttled: Option<u32>,
+    /// `cfs_rq.tg`
+    pub cfs_tg: u32,
+    /// `cfs_rq.throttle_count`
+    pub cfs_count: u32,
+    /// Time off that is over.
+    pub cfs_time: u32,
+    /// When the present time off began.
+    pub cfs_since: u32,
+    /// The run queue's clock for both.
+    pub rq_clock_of_time: u32,
+    /// When the last time off began, over or not (until 6.17).
+    pub cfs_begin: Option<u32>,
+    /// The run queue's clock for that.
+    pub rq_clock_of_begin: u32,
+    /// `task_group.cfs_rq`
+    pub tg_cfs_rq: u32,
+    /// `task_group.cfs_bandwidth.hierarchical_quota`
+    pub tg_quota: u32,
+}
+
+/// Where the kernel keeps a run queue's clocks. Offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffCpuFacts {
+    /// `task_struct.se.cfs_rq`
+    pub task_cfs_rq: u32,
+    /// `cfs_rq.rq`
+    pub cfs_rq: u32,
+    /// `rq.clock`
+    pub rq_clock: u32,
+    /// `rq.clock_task`
+    pub rq_clock_task: u32,
+    /// `rq.prev_irq_time`: there with `CONFIG_IRQ_TIME_ACCOUNTING`.
+    pub rq_irq: Option<u32>,
+    /// Whether `rq.clock_task` leaves out what the hypervisor took
+    /// (`CONFIG_PARAVIRT_TIME_ACCOUNTING`).
+    pub counts_steal: bool,
 }
 
 impl KernelFacts {
@@ -211,8 +259,52 @@ impl KernelFacts {
             task_state: task("__state").or_else(|_| task("state"))?,
             task_cpu: task("thread_info.cpu").or_else(|_| task("cpu"))?,
             has_prev_state: btf.tracepoint_args("sched_switch")? >= 4,
+            quota: quota_facts(&btf).ok(),
+            off_cpu: off_cpu_facts(&btf).ok(),
         })
     }
+}
+
+fn quota_facts(btf: &KernelBtf<'_>) -> Result<QuotaFacts, BtfError> {
+    let (cfs, rq) = (|path: &str| btf.offset("cfs_rq", path), |path: &str| btf.offset("rq", path));
+    let task_throttled = btf.offset("task_struct", "throttled").ok();
+    // 5.19 changed the clock, and then counted by a clock that no frequency scales (6.7) as well.
+    let of_task = || Ok((cfs("throttled_clock_task")?, rq("clock_task")?));
+    let (begin, rq_clock_of_begin) = cfs("throttled_clock_pelt")
+        .and_then(|begin| Ok((begin, rq("clock_pelt")?)))
+        .or_else(|_| of_task())?;
+    let unscaled = cfs("throttled_clock_self_time");
+    let (cfs_time, cfs_since, rq_clock_of_time) = if let Ok(time) = unscaled {
+        (time, cfs("throttled_clock_self")?, rq("clock")?)
+    } else {
+        let scaled = cfs("throttled_clock_pelt_time");
+        (scaled.or_else(|_| cfs("throttled_clock_task_time"))?, begin, rq_clock_of_begin)
+    };
+    Ok(QuotaFacts {
+        task_throttled,
+        cfs_tg: cfs("tg")?,
+        cfs_count: cfs("throttle_count")?,
+        cfs_time,
+        cfs_since,
+        rq_clock_of_time,
+        // A thread that is throttled by itself knows when: as it left its CPU.
+        cfs_begin: task_throttled.is_none().then_some(begin),
+        rq_clock_of_begin,
+        tg_cfs_rq: btf.offset("task_group", "cfs_rq")?,
+        tg_quota: btf.offset("task_group", "cfs_bandwidth.hierarchical_quota")?,
+    })
+}
+
+fn off_cpu_facts(btf: &KernelBtf<'_>) -> Result<OffCpuFacts, BtfError> {
+    let rq = |path: &str| btf.offset("rq", path);
+    Ok(OffCpuFacts {
+        task_cfs_rq: btf.offset("task_struct", "se.cfs_rq")?,
+        cfs_rq: btf.offset("cfs_rq", "rq")?,
+        rq_clock: rq("clock")?,
+        rq_clock_task: rq("clock_task")?,
+        rq_irq: rq("prev_irq_time").ok(),
+        counts_steal: rq("prev_steal_time_rq").is_ok(),
+    })
 }
 
 #[cfg(test)]

@@ -55,6 +55,8 @@ pub struct LoadOptions {
     pub tgids: Vec<u32>,
     /// Threads at most, of all targets together.
     pub threads: u32,
+    /// Observe interrupts.
+    pub irqs: bool,
     /// Let the kernel side log (aya-log) to stderr.
     pub kernel_log: bool,
 }
@@ -143,6 +145,7 @@ impl AsRawFd for Ring {
 /// A loaded kernel side. Dropping it detaches everything.
 pub struct Session {
     ebpf: Ebpf,
+    facts: KernelFacts,
     polls: Result<polls::Polls, BpfError>,
     ring: AsyncFd<Ring>,
     targets: Array<MapData, u64>,
@@ -184,6 +187,20 @@ const SCHED: [(&str, bool, &str); 7] = [
     ("sched_process_exec", false, "an exec of the target is not noticed"),
 ];
 
+/// What is lost where interrupts are not observed.
+pub const IRQS_UNSEEN: &str =
+    "time that interrupts take from a running thread counts as the thread's own";
+
+/// Programs on the interrupts' tracepoints, exits first: an entry without its exit would count for ever.
+const IRQS: [&str; 6] = [
+    "irq_handler_exit",
+    "irq_handler_entry",
+    "softirq_exit",
+    "softirq_entry",
+    "local_timer_exit",
+    "local_timer_entry",
+];
+
 impl Session {
     /// Loads programs and maps; attaches nothing yet.
     ///
@@ -200,6 +217,7 @@ impl Session {
         let cpus = aya::util::nr_cpus()
             .map_err(|(what, e)| failed(format!("counting CPUs ({what})"), &e))?;
         let (full, has_prev) = (u32::from(options.full), u32::from(facts.has_prev_state));
+        let count_irqs = u32::from(options.irqs);
         let wake_at = u64::from(options.ring_bytes / 4);
         let log_level = if options.kernel_log { u8::MAX } else { 0 };
         let multiplier = multiplier_for(&options.tgids);
@@ -212,12 +230,19 @@ impl Session {
             .override_global("OFF_TASK_COMM", &facts.task_comm, true)
             .override_global("OFF_TASK_STATE", &facts.task_state, true)
             .override_global("OFF_TASK_CPU", &facts.task_cpu, true)
+            .override_global("COUNT_IRQS", &count_irqs, true)
             .override_global("HAS_PREV_STATE", &has_prev, true)
             .override_global("THRESHOLD_NS", &options.threshold_ns, true)
             .override_global("STREAM_ALL", &full, true)
             .override_global("TARGET_MULTIPLIER", &multiplier, true)
             .override_global("WAKE_AT", &wake_at, true)
-            .override_global("AYA_LOG_LEVEL", &log_level, false)
+            .override_global("AYA_LOG_LEVEL", &log_level, false);
+        // What this kernel lacks keeps the offset that says so, and the programs leave it out.
+        let optional = optional_offsets(&facts);
+        for (name, offset) in &optional {
+            loader.override_global(name, offset, true);
+        }
+        loader
             .map_max_entries("EVENTS", options.ring_bytes)
             .map_max_entries("CPUS", cpus as u32)
             .map_max_entries("THREADS", options.threads)
@@ -264,6 +289,7 @@ impl Session {
             hists: PerCpuArray::try_from(take(&mut ebpf, "HISTOGRAMS")?).map_err(map_error)?,
             loss: PerCpuArray::try_from(take(&mut ebpf, "LOSS")?).map_err(map_error)?,
             polls,
+            facts,
             ebpf,
             ring,
             kernel_log,
@@ -290,6 +316,36 @@ impl Session {
             }
         }
         Ok(unavailable)
+    }
+
+    /// Observes every interrupt of the host, if that was asked for at load.
+    ///
+    /// # Errors
+    /// [`BpfError`] if the kernel refuses; then none is observed.
+    pub fn attach_irqs(&mut self) -> Result<(), BpfError> {
+        // There a handler is a thread, which is preempted like others.
+        if fs::read_to_string("/proc/version").is_ok_and(|v| v.contains("PREEMPT_RT")) {
+            return Err(BpfError::Other {
+                what: "observing interrupts".into(),
+                why: "a PREEMPT_RT kernel handles them in threads".into(),
+            });
+        }
+        let btf = Btf::from_sys_fs().map_err(|e| failed("reading the kernel's BTF", &e))?;
+        for name in IRQS {
+            let p = program::<BtfTracePoint>(&mut self.ebpf, name)?;
+            p.load(name, &btf).map_err(|e| not_loaded(name, &e))?;
+        }
+        for name in IRQS {
+            program::<BtfTracePoint>(&mut self.ebpf, name)?
+                .attach()
+                .map_err(|e| failed(format!("attaching {name}"), &e))?;
+        }
+        Ok(())
+    }
+
+    /// What this kernel counts by itself.
+    pub fn facts(&self) -> &KernelFacts {
+        &self.facts
     }
 
     /// How network polls are counted here, and why not better.
@@ -412,6 +468,34 @@ impl Session {
             log.flush();
         }
     }
+}
+
+/// Offsets of what not all kernels have, by the global that takes it.
+fn optional_offsets(facts: &KernelFacts) -> Vec<(&'static str, u32)> {
+    let mut all = Vec::new();
+    // Quotas are found through the same pointers.
+    let Some(o) = facts.off_cpu else { return all };
+    all.extend([
+        ("OFF_TASK_CFS_RQ", o.task_cfs_rq),
+        ("OFF_CFS_RQ", o.cfs_rq),
+        ("OFF_RQ_CLOCK", o.rq_clock),
+        ("OFF_RQ_CLOCK_TASK", o.rq_clock_task),
+    ]);
+    all.extend(o.rq_irq.map(|offset| ("OFF_RQ_IRQ", offset)));
+    let Some(q) = facts.quota else { return all };
+    all.extend([
+        ("OFF_CFS_TG", q.cfs_tg),
+        ("OFF_CFS_COUNT", q.cfs_count),
+        ("OFF_CFS_TIME", q.cfs_time),
+        ("OFF_CFS_SINCE", q.cfs_since),
+        ("OFF_RQ_CLOCK_OF_TIME", q.rq_clock_of_time),
+        ("OFF_RQ_CLOCK_OF_BEGIN", q.rq_clock_of_begin),
+        ("OFF_TG_CFS_RQ", q.tg_cfs_rq),
+        ("OFF_TG_QUOTA", q.tg_quota),
+    ]);
+    all.extend(q.task_throttled.map(|offset| ("OFF_TASK_THROTTLED", offset)));
+    all.extend(q.cfs_begin.map(|offset| ("OFF_CFS_BEGIN", offset)));
+    all
 }
 
 /// A multiplier under which each of `tgids` has a slot of `TARGETS` to itself.

@@ -158,7 +158,8 @@ impl Session {
                 to: r.state,
                 flags: THREAD_FINAL,
                 irq_ns: 0,
-                throttled_ns: 0,
+                kept_off_ns: 0,
+                kept_off_after_ns: 0,
             })
             .collect();
         (events, all)

@@ -85,7 +85,8 @@ impl Scene {
                     to: to as u8,
                     flags: 1,
                     irq_ns: 0,
-                    throttled_ns: 0,
+                    kept_off_ns: 0,
+                    kept_off_after_ns: 0,
                 });
             }
             queued = i;
@@ -131,6 +132,15 @@ impl Scene {
             }
             start = i;
         }
+        self
+    }
+
+    /// Has the event about what `tid` does in character `i` (of a wait: on the queue of that moment) say
+    /// more.
+    pub(crate) fn tell(mut self, tid: u32, i: usize, f: impl FnOnce(&mut ThreadEvent)) -> Self {
+        let at = self.at(i);
+        let mut all = self.transitions.iter_mut().filter(|e| e.header.tid == tid);
+        f(all.find(|e| e.queued_ns.max(e.since_ns) <= at && at < e.header.ts_ns).expect("drawn"));
         self
     }
 

@@ -21,6 +21,54 @@ pub struct Piece {
     pub cpu: Option<u16>,
     /// Blocked: the system call, as `ThreadEvent::syscall`.
     pub syscall: i32,
+    /// What else is known of the stay that it is a part of.
+    pub stay: Stay,
+}
+
+/// A stay in one state, on one CPU or its queue, as one event tells it. What it says about the whole, it does
+/// not say about a part; see [`Piece::throttled`] and [`Piece::missed`]. All ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stay {
+    start: u64,
+    end: u64,
+    irq: u32,
+    kept_off: u32,
+    kept_off_after: u32,
+}
+
+/// What a CPU did while a thread was running on it and was not run by it, ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// Nothing: the hypervisor did not run the CPU.
+    pub stolen_ns: u64,
+    /// It served interrupts.
+    pub irq_ns: u64,
+}
+
+impl Piece {
+    /// From when to when within `[from_ns, to_ns)` of a wait a CPU quota kept the thread off its queue; empty
+    /// if never.
+    pub fn throttled(&self, from_ns: u64, to_ns: u64) -> (u64, u64) {
+        if !self.state.is_runnable() || self.stay.kept_off == 0 {
+            return (to_ns, to_ns);
+        }
+        let start = self.stay.start.saturating_add(self.stay.kept_off_after.into());
+        let end = start.saturating_add(self.stay.kept_off.into()).min(self.stay.end);
+        (start.clamp(from_ns, to_ns), end.clamp(from_ns, to_ns))
+    }
+
+    /// Of `[from_ns, to_ns)` on a CPU, what the thread certainly missed. It missed that much in the whole stay,
+    /// and what may lie outside of the part is left out.
+    pub fn missed(&self, from_ns: u64, to_ns: u64) -> Missed {
+        if self.state != ThreadState::Running {
+            return Missed::default();
+        }
+        let whole = self.stay.end.saturating_sub(self.stay.start);
+        let outside = whole.saturating_sub(to_ns.saturating_sub(from_ns));
+        let stolen = u64::from(self.stay.kept_off).min(whole);
+        let irq = u64::from(self.stay.irq).min(whole - stolen);
+        Missed { stolen_ns: stolen.saturating_sub(outside), irq_ns: irq.saturating_sub(outside) }
+    }
 }
 
 /// One thread's proven intervals: ascending, never overlapping. Gaps are unknown.
@@ -68,13 +116,22 @@ impl Timeline {
             state,
             cpu: Some(e.prev_cpu),
             syscall: e.syscall,
+            stay: Stay {
+                start: e.since_ns,
+                end: ts,
+                irq: e.irq_ns,
+                kept_off: e.kept_off_ns,
+                kept_off_after: e.kept_off_after_ns,
+            },
         };
         if state.is_runnable() {
             // Before it moved to this queue it waited on another, which only the migration's own
             // event names.
             let queued = e.queued_ns.clamp(e.since_ns, ts);
-            self.insert(Piece { start_ns: queued, ..piece }, &mut sums);
-            self.insert(Piece { end_ns: queued, cpu: None, ..piece }, &mut sums);
+            let stay = Stay { start: queued, ..piece.stay };
+            self.insert(Piece { start_ns: queued, stay, ..piece }, &mut sums);
+            let stay = Stay::default();
+            self.insert(Piece { end_ns: queued, cpu: None, stay, ..piece }, &mut sums);
         } else {
             self.insert(piece, &mut sums);
         }
@@ -270,6 +327,47 @@ mod tests {
         let mut cpus = Vec::new();
         threads.walk(7, 60, 110, |s, e, p| cpus.push((s, e, p.and_then(|p| p.cpu))));
         assert_eq!(cpus, [(60, 80, None), (80, 110, Some(1))]);
+    }
+
+    #[test]
+    fn a_quota_keeps_a_thread_off_one_queue_for_a_part_of_the_wait() {
+        let scene = Scene::new(10)
+            .thread(7, "===pppppppp==", "0000000111111")
+            .tell(7, 4, |e| (e.kept_off_ns, e.kept_off_after_ns) = (20, 10));
+        let off = |scene: &Scene, lost: &[usize]| {
+            let mut all = Vec::new();
+            scene.threads_without(lost).walk(7, 10, 130, |s, e, p| {
+                let (from, to) = p.map_or((e, e), |p| p.throttled(s, e));
+                all.extend((from < to).then_some((from, to)));
+            });
+            all
+        };
+        assert_eq!(off(&scene, &[]), [(40, 60)]);
+        assert_eq!(off(&scene, &[1]), [], "the event of the first queue is lost");
+        // A part of the wait has its part of the time off.
+        let threads = scene.threads();
+        threads.walk(7, 55, 58, |s, e, p| assert_eq!(p.unwrap().throttled(s, e), (55, 58)));
+        threads.walk(7, 65, 68, |s, e, p| assert_eq!(p.unwrap().throttled(s, e), (65, 65)));
+    }
+
+    #[test]
+    fn of_a_part_on_a_cpu_only_what_is_certain_was_missed() {
+        let scene = Scene::new(10)
+            .thread(7, "_==========", "00000000000")
+            .tell(7, 5, |e| (e.irq_ns, e.kept_off_ns) = (20, 60));
+        let threads = scene.threads();
+        let missed = |from, to| {
+            let mut found = (0, 0);
+            threads.walk(7, from, to, |s, e, p| {
+                let m = p.unwrap().missed(s, e);
+                found = (m.stolen_ns, m.irq_ns);
+            });
+            found
+        };
+        assert_eq!(missed(10, 110), (60, 20));
+        assert_eq!(missed(10, 100), (50, 10));
+        assert_eq!(missed(20, 80), (20, 0));
+        assert_eq!(missed(20, 40), (0, 0));
     }
 
     #[test]

@@ -76,7 +76,8 @@ const FIELDS: [&[(Field, Coding)]; KINDS] = [
         (Field(47, 1), Coding::Plain),              // to
         (Field(48, 4), Coding::Previous),           // flags
         (Field(52, 4), Coding::Plain),              // irq_ns
-        (Field(56, 8), Coding::Plain),              // throttled_ns
+        (Field(56, 4), Coding::Plain),              // kept_off_ns
+        (Field(60, 4), Coding::Plain),              // kept_off_after_ns
     ],
     // SliceEvent
     &[
@@ -294,6 +295,7 @@ pub(super) fn json_of(record: &Record) -> Option<(u8, &'static str, serde_json::
         Record::End(r) => (FIRST_JSON_TAG + 6, "end", serde_json::to_vec(r)),
         Record::ThreadTotals(r) => (FIRST_JSON_TAG + 7, "thread totals", serde_json::to_vec(r)),
         Record::Runtime(r) => (FIRST_JSON_TAG + 8, "runtime", serde_json::to_vec(r)),
+        Record::Steal(r) => (FIRST_JSON_TAG + 12, "steal", serde_json::to_vec(r)),
     })
 }
 
@@ -308,6 +310,7 @@ fn from_json(tag: u8, json: &[u8]) -> Result<Record, &'static str> {
         6 => serde_json::from_slice(json).map(Record::End),
         7 => serde_json::from_slice(json).map(Record::ThreadTotals),
         8 => serde_json::from_slice(json).map(Record::Runtime),
+        12 => serde_json::from_slice(json).map(Record::Steal),
         _ => return Err("unknown record type"),
     }
     .map_err(|_| "a record's JSON does not fit its type")

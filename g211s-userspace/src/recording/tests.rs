@@ -89,7 +89,8 @@ fn scheduler_stream(events: usize, seed: u64) -> Vec<Record> {
                 to: to as u8,
                 flags: THREAD_FULL,
                 irq_ns: 0,
-                throttled_ns: 0,
+                kept_off_ns: 0,
+                kept_off_after_ns: 0,
             };
             t.since = ts;
             t.state = to;

@@ -13,22 +13,25 @@ use super::{
     pipeline::{Judged, Pipeline, TargetModel},
     schema::{
         Alloc, Behind, BehindFor, BehindProcess, BlockingPolls, ByClass, ByKind, CauseReport,
-        CauseTotal, DelayReport, Delays, Dist, Events, Gc, LateWakes, Netpoll, NonblockingPolls,
-        PartOfStop, Report, Run, Runqueue, RuntimeReport, SCHEMA, StwReport, StwTotals, TargetInfo,
-        TargetReport, ThreadInStop, ThreadRow, Threads, Throttling, Window,
+        CauseTotal, CpuSteal, DelayCause, DelayReport, Delays, Dist, Events, Gc, LateWakes,
+        Netpoll, NonblockingPolls, PartOfStop, Report, Run, Runqueue, RuntimeReport, SCHEMA,
+        SleepReport, Sleeps, StwReport, StwTotals, TargetInfo, TargetReport, ThreadInStop,
+        ThreadRow, Threads, Throttling, Window,
     },
 };
 use crate::{
     analysis::{
         accuracy::Accuracy,
         correlate::{Span, correlate},
-        delay::Delay,
+        delay::{Delay, Sleep},
         stats::{merge, quantiles},
         verdict::{CauseKind, Runner, syscall_name},
     },
     event::by_class,
     model::reason::stw_reason_text,
-    record::{Interval, ProcessInfo, Settings, SparseHist, Target, ThreadInfo, ThreadTotals},
+    record::{
+        Interval, ProcessInfo, Quota, Settings, SparseHist, Target, ThreadInfo, ThreadTotals,
+    },
 };
 
 /// Who is who, as far as told.
@@ -39,6 +42,8 @@ pub(super) struct Names {
     /// By index of the target.
     pub(super) tgids: Vec<u32>,
     pub(super) observer: u32,
+    /// CPU quotas, by target: from when on which.
+    pub(super) quotas: BTreeMap<u8, Vec<(u64, Vec<Quota>)>>,
 }
 
 impl Names {
@@ -61,6 +66,22 @@ impl Names {
             own: self.tgids.get(target) == Some(&runner.tgid),
             observer: self.observer != 0 && runner.tgid == self.observer,
         }
+    }
+
+    /// The quota that ran out at `at_ns`: of those that bind the target, the tightest is first to.
+    fn quota(&self, target: usize, at_ns: u64) -> Option<Quota> {
+        let known = self.quotas.get(&(target as u8))?;
+        let at = known.partition_point(|(since, _)| *since <= at_ns);
+        // A new one is noticed a little after it is set.
+        let mut lists = known[at.saturating_sub(1)..].iter().map(|(_, list)| list);
+        let tightest = |a: &&Quota, b: &&Quota| {
+            let share = |a: &Quota, b: &Quota| u128::from(a.quota_us) * u128::from(b.period_us);
+            share(a, b).cmp(&share(b, a))
+        };
+        // Of equals the innermost.
+        let mut quota = lists.find(|l| !l.is_empty())?.iter().min_by(tightest)?.clone();
+        quota.cgroup = clean(&quota.cgroup);
+        Some(quota)
     }
 
     fn behind_for(&self, target: usize, list: &[(Runner, u64)]) -> Vec<BehindFor> {
@@ -107,6 +128,9 @@ pub(super) fn stop(target: usize, judged: &Judged, names: &Names) -> StwReport {
                 cpu: c.key.cpu,
                 syscall: c.key.syscall,
                 syscall_name: c.key.syscall.and_then(syscall_name),
+                quota: (c.key.kind == CauseKind::CfsThrottled)
+                    .then(|| names.quota(target, stop.end_ns))
+                    .flatten(),
                 why: c.key.why,
             })
             .collect(),
@@ -176,6 +200,7 @@ pub(super) fn report(p: Pipeline) -> Report {
             }),
             settings: settings.cloned(),
             host_switches: end.as_ref().map(|e| e.host_switches),
+            steal: p.state.steal.iter().map(|(&cpu, &ns)| CpuSteal { cpu, ns }).collect(),
         },
         first,
         others,
@@ -279,6 +304,7 @@ fn target_info(t: &Target, model: &TargetModel) -> TargetInfo {
                 p
             })
             .collect(),
+        quotas: t.quotas.iter().map(|q| Quota { cgroup: clean(&q.cgroup), ..q.clone() }).collect(),
         unavailable: t
             .unavailable
             .iter()
@@ -529,24 +555,66 @@ fn delays(
     threshold_ns: u64,
     gc: &[Span],
 ) -> Delays {
-    let report = |d: &Delay| {
-        let end_ns = d.start_ns + d.wait_ns;
-        let first = gc.partition_point(|s| s.end_ns <= d.start_ns);
-        DelayReport {
-            tid: d.tid,
-            m_id: names.m_id(index, d.tid),
-            start_ns: d.start_ns,
-            wait_ns: d.wait_ns,
-            wait: d.wait,
-            cpu: d.cpu,
-            in_gc: gc.get(first).is_some_and(|s| s.start_ns < end_ns),
-            behind: names.behind_for(index, &d.behind),
-            idle_ns: d.idle_ns,
-            unknown_ns: d.unknown_ns,
-        }
+    let in_gc = |start_ns: u64, ns: u64| {
+        let first = gc.partition_point(|s| s.end_ns <= start_ns);
+        gc.get(first).is_some_and(|s| s.start_ns < start_ns + ns)
+    };
+    let report = |d: &Delay| DelayReport {
+        tid: d.tid,
+        m_id: names.m_id(index, d.tid),
+        start_ns: d.start_ns,
+        wait_ns: d.wait_ns,
+        wait: d.wait,
+        cpu: d.cpu,
+        in_gc: in_gc(d.start_ns, d.wait_ns),
+        causes: wait_causes(index, d, names),
+        behind: names.behind_for(index, &d.behind),
+        throttled_ns: d.throttled_ns,
+        idle_ns: d.idle_ns,
+        unknown_ns: d.unknown_ns,
+    };
+    let sleep = |s: &Sleep| SleepReport {
+        tid: s.tid,
+        m_id: names.m_id(index, s.tid),
+        start_ns: s.start_ns,
+        ns: s.ns,
+        in_gc: in_gc(s.start_ns, s.ns),
+        causes: vec![DelayCause {
+            syscall: s.syscall,
+            syscall_name: s.syscall.and_then(syscall_name),
+            ..delay_cause(s.kind, s.ns)
+        }],
+    };
+    let asleep = &model.delays.asleep;
+    let asleep = Sleeps {
+        count: asleep.count,
+        in_stw: asleep.in_stw,
+        worst: asleep.worst.iter().map(sleep).collect(),
     };
     let (count, in_stw) = (model.delays.count, model.delays.in_stw);
     let worst = model.delays.worst.iter().map(report).collect();
     let largest = model.delays.largest.values().map(report).collect();
-    Delays { threshold_ns, count, in_stw, largest, worst }
+    Delays { threshold_ns, count, in_stw, largest, worst, asleep }
+}
+
+fn delay_cause(kind: CauseKind, ns: u64) -> DelayCause {
+    DelayCause { kind, ns, behind: None, quota: None, syscall: None, syscall_name: None }
+}
+
+/// What a wait went to, as the causes of a stop are told.
+fn wait_causes(index: usize, d: &Delay, names: &Names) -> Vec<DelayCause> {
+    let quota = names.quota(index, d.start_ns + d.wait_ns);
+    let mut causes = vec![
+        DelayCause { quota, ..delay_cause(CauseKind::CfsThrottled, d.throttled_ns) },
+        delay_cause(CauseKind::WakeupLatency, d.idle_ns),
+        // Behind nobody known.
+        delay_cause(CauseKind::RunqueueWait, d.unknown_ns),
+    ];
+    causes.extend(d.behind.iter().map(|(runner, ns)| DelayCause {
+        behind: Some(names.behind(index, runner)),
+        ..delay_cause(CauseKind::RunqueueWait, *ns)
+    }));
+    causes.retain(|c| c.ns > 0);
+    causes.sort_by_key(|c| std::cmp::Reverse(c.ns));
+    causes
 }

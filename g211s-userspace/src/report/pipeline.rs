@@ -134,7 +134,7 @@ impl TargetModel {
 
     fn thread(&mut self, e: &ThreadEvent, cpus: &Cpus) {
         self.threads.apply(e);
-        if Delays::wait_of(e).is_some() {
+        if Delays::wait_of(e).is_some() || Delays::sleep_of(e).is_some() {
             let (from, to) = (e.since_ns, e.header.ts_ns);
             let mut ended = self.judged.iter().rev().take_while(|j| j.stop.end_ns > from);
             let in_stw = self.stops.overlaps(from, to) || ended.any(|j| j.stop.start_ns < to);
@@ -201,6 +201,8 @@ pub(super) struct State {
     cpus: Cpus,
     pub(super) names: Names,
     pub(super) notices: Vec<Notice>,
+    /// CPU time that the hypervisor took so far, by CPU.
+    pub(super) steal: BTreeMap<u16, u64>,
     /// By `EventKind`.
     pub(super) received: [u64; EVENT_CLASSES],
     pub(super) stray: u64,
@@ -233,6 +235,8 @@ impl Pipeline {
                     state.targets = models.collect();
                     state.names.tgids = start.targets.iter().map(|t| t.tgid).collect();
                     state.names.observer = start.settings.observer_pid;
+                    let quotas = start.targets.iter().map(|t| vec![(0, t.quotas.clone())]);
+                    state.names.quotas = (0..).zip(quotas).collect();
                     state.last_ns = state.last_ns.max(start.start_ns);
                     self.start = Some(*start);
                 }
@@ -248,6 +252,10 @@ impl Pipeline {
             Record::Interval(interval) if interval.ts_ns >= NEVER_NS => state.stray += 1,
             Record::Interval(interval) => {
                 let now = interval.ts_ns.saturating_sub(DRAINED_NS);
+                if let Some(quotas) = &interval.quotas {
+                    let known = state.names.quotas.entry(interval.target).or_default();
+                    known.push((interval.ts_ns, quotas.clone()));
+                }
                 state.last_ns = state.last_ns.max(interval.ts_ns);
                 if let Some(t) = state.targets.get_mut(usize::from(interval.target)) {
                     t.intervals.push(*interval);
@@ -308,6 +316,11 @@ impl Pipeline {
                         accuracy: Box::new(accuracy),
                     }));
                 }
+            }
+            Record::Steal(sample) if sample.ts_ns >= NEVER_NS => state.stray += 1,
+            Record::Steal(sample) => {
+                state.last_ns = state.last_ns.max(sample.ts_ns);
+                state.steal = sample.cpus;
             }
             Record::Notice(mut notice) => {
                 notice.text = clean(&notice.text);

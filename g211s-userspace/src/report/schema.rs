@@ -25,7 +25,7 @@ use crate::{
         gc::{Cycle, IncompleteCycle},
         stw::{EndEvidence, IncompleteStop},
     },
-    record::{AttachedProbe, Cost, Host, Notice, PollSource, Settings, Unavailable},
+    record::{AttachedProbe, Cost, Host, Notice, PollSource, Quota, Settings, Unavailable},
 };
 
 /// Name and version of the schema.
@@ -69,6 +69,17 @@ pub struct Run {
     pub settings: Option<Settings>,
     /// Scheduler switches on the host meanwhile; `null` if the run was cut off.
     pub host_switches: Option<u64>,
+    /// CPU time that the hypervisor took meanwhile, from which CPUs.
+    pub steal: Vec<CpuSteal>,
+}
+
+/// CPU time that the hypervisor took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CpuSteal {
+    /// From which CPU.
+    pub cpu: u16,
+    /// How much, in steps of 10 ms.
+    pub ns: u64,
 }
 
 /// One target's sections.
@@ -135,6 +146,8 @@ pub struct TargetInfo {
     pub execed: bool,
     /// Probes attached.
     pub probes: Vec<AttachedProbe>,
+    /// CPU quotas that bound it at attach, innermost first.
+    pub quotas: Vec<Quota>,
     /// What could not be had.
     pub unavailable: Vec<Unavailable>,
 }
@@ -257,8 +270,8 @@ pub struct ByKind {
 pub struct Throttling {
     /// Periods in which a quota ran out.
     pub count: u64,
-    /// How long that kept the target off the CPUs. A throttled thread counts as waiting for a CPU, so
-    /// this is part of the waits.
+    /// How long that kept the cgroup off CPUs, added up over the CPUs. A throttled thread counts as waiting
+    /// for a CPU, so this is part of the waits.
     pub ns: u64,
 }
 
@@ -407,6 +420,8 @@ pub struct CauseReport {
     pub syscall: Option<i32>,
     /// … and its name, where well known.
     pub syscall_name: Option<&'static str>,
+    /// Throttled: by which quota, where known.
+    pub quota: Option<Quota>,
     /// Unexplained: why.
     pub why: Option<&'static str>,
 }
@@ -524,6 +539,53 @@ pub struct Delays {
     pub largest: Vec<DelayReport>,
     /// The longest that overlap none (at most 50), longest first.
     pub worst: Vec<DelayReport>,
+    /// Long uninterruptible sleeps, which are no part of the above.
+    pub asleep: Sleeps,
+}
+
+/// Long uninterruptible sleeps.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Sleeps {
+    /// All, as far as their events arrived.
+    pub count: u64,
+    /// Those that overlap a stop of the world: see `stw`.
+    pub in_stw: u64,
+    /// The longest that overlap none (at most 50), longest first.
+    pub worst: Vec<SleepReport>,
+}
+
+/// One long uninterruptible sleep.
+#[derive(Clone, Debug, Serialize)]
+pub struct SleepReport {
+    /// Who slept.
+    pub tid: u32,
+    /// Its M, where known.
+    pub m_id: Option<u64>,
+    /// Since when.
+    pub start_ns: u64,
+    /// How long, until it was woken.
+    pub ns: u64,
+    /// Whether it overlaps a GC cycle.
+    pub in_gc: bool,
+    /// What it went to: one cause.
+    pub causes: Vec<DelayCause>,
+}
+
+/// Time of a delay with one cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DelayCause {
+    /// What.
+    pub kind: CauseKind,
+    /// How long.
+    pub ns: u64,
+    /// Run-queue waits: behind whom.
+    pub behind: Option<Behind>,
+    /// Throttled: by which quota, where known.
+    pub quota: Option<Quota>,
+    /// Sleeps: number of the system call.
+    pub syscall: Option<i32>,
+    /// … and its name, where well known.
+    pub syscall_name: Option<&'static str>,
 }
 
 /// One long wait for a CPU.
@@ -543,8 +605,12 @@ pub struct DelayReport {
     pub cpu: u16,
     /// Whether it overlaps a GC cycle.
     pub in_gc: bool,
+    /// What the wait went to, longest first; they sum to `wait_ns`.
+    pub causes: Vec<DelayCause>,
     /// Who ran meanwhile on the CPU it waited for, longest first.
     pub behind: Vec<BehindFor>,
+    /// Of the wait, while a CPU quota kept the thread off all CPUs.
+    pub throttled_ns: u64,
     /// Of the wait, while that CPU idled.
     pub idle_ns: u64,
     /// Of the wait, without evidence who ran.

@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 
 use super::{
     format::{clean, count, duration},
-    schema::{Behind, CauseReport, DelayReport, StwReport},
+    schema::{Behind, CauseReport, DelayCause, DelayReport, SleepReport, StwReport},
 };
 use crate::analysis::{
     accuracy::{Accuracy, Finding, Numbers},
     verdict::{CauseKind, Phase},
 };
+use crate::record::Quota;
 
 /// What does not agree with the runtime's own counters, one line each; nothing where all does.
 pub fn disagreement(a: &Accuracy) -> Vec<String> {
@@ -115,9 +116,14 @@ pub fn delay_sentence(delay: &DelayReport) -> String {
         .map(|b| format!("{} behind {}", duration(b.ns), who(&b.who)))
         .collect();
     let rest: u64 = delay.behind.iter().skip(NAMED).map(|b| b.ns).sum();
-    for (ns, what) in
-        [(rest, "behind others"), (delay.idle_ns, "on an idle CPU"), (delay.unknown_ns, "unknown")]
-    {
+    let quota = delay.causes.iter().find_map(|c| c.quota.as_ref());
+    let throttled = format!("kept off by {}", quota_words(quota));
+    for (ns, what) in [
+        (delay.throttled_ns, throttled.as_str()),
+        (rest, "behind others"),
+        (delay.idle_ns, "on an idle CPU"),
+        (delay.unknown_ns, "unknown"),
+    ] {
         if ns * 50 >= delay.wait_ns.max(1) {
             parts.push(format!("{} {what}", duration(ns)));
         }
@@ -127,6 +133,39 @@ pub fn delay_sentence(delay: &DelayReport) -> String {
     }
     out.push('.');
     clean(&out)
+}
+
+/// The sentence of a long uninterruptible sleep outside stops.
+pub fn sleep_sentence(sleep: &SleepReport) -> String {
+    let what = match sleep.causes.first() {
+        Some(c) if c.kind == CauseKind::PageFault => "in a page fault".to_owned(),
+        Some(DelayCause { syscall_name: Some(name), .. }) => {
+            format!("uninterruptibly in {name}")
+        }
+        Some(DelayCause { syscall: Some(nr), .. }) => {
+            format!("uninterruptibly in system call {nr}")
+        }
+        _ => "uninterruptibly".to_owned(),
+    };
+    let in_gc = if sleep.in_gc { " (during GC)" } else { "" };
+    let who = capital(&thread(sleep.tid, sleep.m_id));
+    clean(&format!("{who} slept {} {what}{in_gc}.", duration(sleep.ns)))
+}
+
+/// A quota in words.
+fn quota_words(quota: Option<&Quota>) -> String {
+    quota.map_or_else(
+        || "the CPU quota".to_owned(),
+        |q| {
+            let time = |us: u64| duration(us.saturating_mul(1000));
+            format!(
+                "the CPU quota ({} in {}, cgroup {})",
+                time(q.quota_us),
+                time(q.period_us),
+                q.cgroup
+            )
+        },
+    )
 }
 
 fn wait_word(wait: crate::analysis::verdict::Wait) -> &'static str {
@@ -173,7 +212,9 @@ fn words(cause: &CauseReport, work: &str) -> String {
             (None, Some(nr)) => format!("{thread} in system call {nr} with its P kept"),
             (None, None) => format!("{thread} in a system call with its P kept"),
         },
-        CauseKind::CfsThrottled => format!("{thread} kept off the CPUs by the CPU quota"),
+        CauseKind::CfsThrottled => {
+            format!("{thread} kept off all CPUs by {}", quota_words(cause.quota.as_ref()))
+        }
         CauseKind::PageFault => format!("{thread} in a page fault"),
         CauseKind::IrqSoftirq => format!("{cpu} serving interrupts under {thread}"),
         CauseKind::VmSteal => format!("{cpu} not run by the hypervisor under {thread}"),
@@ -187,9 +228,13 @@ fn words(cause: &CauseReport, work: &str) -> String {
             (None, Some(nr)) => format!("{thread} asleep in system call {nr}"),
             (None, None) => format!("{thread} asleep"),
         },
-        CauseKind::Uninterruptible => {
-            format!("{thread} in uninterruptible sleep (disk)")
-        }
+        CauseKind::Uninterruptible => match (cause.syscall_name, cause.syscall) {
+            (Some(name), _) => {
+                format!("{thread} asleep uninterruptibly in {name} (disk, most often)")
+            }
+            (None, Some(nr)) => format!("{thread} asleep uninterruptibly in system call {nr}"),
+            (None, None) => format!("{thread} in uninterruptible sleep (disk, most often)"),
+        },
         CauseKind::StoppedBySignal => format!("{thread} stopped by a signal or a tracer"),
         CauseKind::Unexplained => {
             format!("unexplained ({})", cause.why.unwrap_or("no evidence"))
@@ -214,6 +259,7 @@ mod tests {
             cpu: None,
             syscall: None,
             syscall_name: None,
+            quota: None,
             why: None,
         }
     }
@@ -295,6 +341,25 @@ mod tests {
              60 µs unexplained (no evidence); 50 µs thread 4711 runnable while a CPU was idle; \
              40 µs other."
         );
+    }
+
+    #[test]
+    fn a_quota_is_named_with_its_cgroup() {
+        let quota = Quota { cgroup: "/kubepods/x".into(), quota_us: 20_000, period_us: 100_000 };
+        let mut s = stop(vec![
+            CauseReport {
+                quota: Some(quota),
+                ..cause(CauseKind::CfsThrottled, 38_000_000, Phase::Stopping)
+            },
+            cause(CauseKind::PageFault, 2_000_000, Phase::Stopped),
+        ]);
+        assert_eq!(
+            sentence(&s),
+            "GC #812 paused 40 ms: 38 ms were thread 4711 kept off all CPUs by the CPU quota (20 ms in \
+             100 ms, cgroup /kubepods/x); 2 ms thread 4711 in a page fault."
+        );
+        s.causes[0].quota = None;
+        assert!(sentence(&s).contains("kept off all CPUs by the CPU quota; 2 ms"));
     }
 
     #[test]

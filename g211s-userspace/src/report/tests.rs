@@ -17,9 +17,9 @@ use crate::{
     model::ascii::{Scene, TGID},
     record::{
         AttachedProbe, Cost, GcSample, GoroutineSample, HeapSample, Hists, Host, Interval, Moment,
-        Notice, PSample, PollSource, ProbeHits, ProcessInfo, Reads, Record, RunEnd, RunStart,
-        RuntimeAccess, RuntimeFeature, RuntimeSample, Settings, SparseHist, StwSample, Target,
-        ThreadInfo, ThreadTotals, Unavailable,
+        Notice, PSample, PollSource, ProbeHits, ProcessInfo, Quota, Reads, Record, RunEnd,
+        RunStart, RuntimeAccess, RuntimeFeature, RuntimeSample, Settings, SparseHist, StwSample,
+        Target, ThreadInfo, ThreadTotals, Unavailable,
     },
 };
 
@@ -76,6 +76,11 @@ fn start(go_version: &str) -> Record {
             }],
             cpus_allowed: "0-1".into(),
             threads: vec![1, 2],
+            quotas: vec![Quota {
+                cgroup: "/system.slice".into(),
+                quota_us: 20_000,
+                period_us: 100_000,
+            }],
             runtime: Some(RuntimeAccess {
                 offsets: "measured on this Go version".into(),
                 features: vec![

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::{
     format::{count, duration, maybe, percent, plural, short, sum},
     schema::{ByClass, CauseTotal, Dist, Report, TargetReport},
-    sentence::{delay_sentence, disagreement, sentence},
+    sentence::{delay_sentence, disagreement, sentence, sleep_sentence},
 };
 use crate::analysis::verdict::CauseKind;
 
@@ -215,6 +215,19 @@ fn pauses(out: &mut String, t: &TargetReport, style: Style) {
             wrap(out, "  ", "    ", &delay_sentence(delay), str::to_owned);
         }
     }
+    let a = &d.asleep;
+    if a.count > 0 {
+        let title = format!(
+            "Uninterruptible sleeps of {} and more (page faults, disk): {}, of them {} in pauses",
+            duration(d.threshold_ns),
+            count(a.count),
+            count(a.in_stw)
+        );
+        heading(out, &title, style);
+        for sleep in a.worst.iter().take(SHOWN / 2) {
+            wrap(out, "  ", "    ", &sleep_sentence(sleep), str::to_owned);
+        }
+    }
 }
 
 fn cause(c: &CauseTotal) -> String {
@@ -284,9 +297,8 @@ fn runqueue(out: &mut String, t: &TargetReport, style: Style) {
     row(out, "stays on a CPU", &r.on_cpu);
     if r.throttled.count > 0 {
         let line = format!(
-            "CPU quota: it ran out {} and kept the target off the CPUs for {} in all. The scheduler \
-             shows that as waiting, so part of the waits here and in the pauses is the quota's doing, \
-             whoever is named.",
+            "CPU quota: it ran out {} and kept the target's cgroup off CPUs for {}, added up over the CPUs. \
+             The scheduler shows that as waiting, so part of the waits here is the quota's doing.",
             plural(r.throttled.count, "time", "times"),
             duration(r.throttled.ns)
         );
@@ -448,6 +460,23 @@ fn run_text(out: &mut String, report: &Report, style: Style) {
             let share = percent(ns, duration_ns);
             let _ = write!(line, "; {} in BPF ({share} of one CPU).", duration(ns));
         }
+        wrap(out, "  ", "    ", &line, str::to_owned);
+    }
+    let stolen = sum(report.run.steal.iter().map(|s| s.ns));
+    if stolen > 0 {
+        let cpus: Vec<String> = report
+            .run
+            .steal
+            .iter()
+            .take(8)
+            .map(|s| format!("{} of CPU {}", duration(s.ns), s.cpu))
+            .collect();
+        let more = if report.run.steal.len() > 8 { ", …" } else { "" };
+        let line = format!(
+            "The hypervisor took {} of CPU time ({}{more}).",
+            duration(stolen),
+            cpus.join(", ")
+        );
         wrap(out, "  ", "    ", &line, str::to_owned);
     }
     for n in &report.notices {

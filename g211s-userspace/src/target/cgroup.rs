@@ -1,11 +1,12 @@
 //! CPU quotas of a process's cgroup and of those above it, v1 and v2, from files under an injectable
-//! root. A throttled thread looks runnable to the scheduler's tracepoints, so whoever reads delays
-//! must know. Must not know delays.
+//! root: which there are, and how often they ran out. Must not know delays.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+use crate::record::Quota;
 
 /// What the quotas did to a process so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,7 @@ pub struct Throttled {
 #[derive(Clone, Debug, Default)]
 pub struct Quotas {
     folders: Vec<PathBuf>,
+    list: Vec<Quota>,
     before: Vec<Throttled>,
 }
 
@@ -31,7 +33,7 @@ impl Quotas {
     /// Finds the quotas that bind a process now. `cgroups` is its `/proc/PID/cgroup`; `root` is
     /// `/sys/fs/cgroup`.
     pub fn find(cgroups: &str, root: &Path) -> Self {
-        let mut folders = Vec::new();
+        let (mut folders, mut list) = (Vec::new(), Vec::new());
         for line in cgroups.lines() {
             let mut parts = line.splitn(3, ':');
             let (_, Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
@@ -47,7 +49,12 @@ impl Quotas {
                 let top = root.join(mount);
                 let mut folder = top.join(path.trim_start_matches('/'));
                 while folder.starts_with(&top) {
-                    if has_quota(&folder) && !folders.contains(&folder) {
+                    if let Some((quota_us, period_us)) = quota_of(&folder)
+                        && !folders.contains(&folder)
+                    {
+                        let below = folder.strip_prefix(&top).unwrap_or(&folder);
+                        let cgroup = format!("/{}", below.display());
+                        list.push(Quota { cgroup, quota_us, period_us });
                         folders.push(folder.clone());
                     }
                     if folder == top || !folder.pop() {
@@ -57,12 +64,27 @@ impl Quotas {
             }
         }
         let before = folders.iter().map(|f| read(f)).collect();
-        Self { folders, before }
+        Self { folders, list, before }
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.folders.is_empty()
+    /// They, innermost first.
+    pub fn list(&self) -> &[Quota] {
+        &self.list
+    }
+
+    /// Takes what [`Self::find`] finds now, and goes on counting those that it had; whether anything is
+    /// different.
+    pub fn renew(&mut self, mut found: Self) -> bool {
+        if found.list == self.list {
+            return false;
+        }
+        for (folder, before) in found.folders.iter().zip(&mut found.before) {
+            if let Some(at) = self.folders.iter().position(|f| f == folder) {
+                *before = self.before[at];
+            }
+        }
+        *self = found;
+        true
     }
 
     /// What they did since [`Self::find`]: that of the one which did most.
@@ -82,13 +104,18 @@ impl Quotas {
     }
 }
 
-fn has_quota(folder: &Path) -> bool {
-    let first = |file: &str| {
-        let text = fs::read_to_string(folder.join(file)).ok()?;
-        text.split_whitespace().next().map(str::to_owned)
+/// Quota and period of a cgroup, µs.
+fn quota_of(folder: &Path) -> Option<(u64, u64)> {
+    let text = |file: &str| fs::read_to_string(folder.join(file)).ok();
+    let number = |s: Option<&str>| s?.trim().parse::<i64>().ok().filter(|n| *n > 0);
+    let pair = if let Some(max) = text("cpu.max") {
+        let mut words = max.split_whitespace();
+        (number(words.next()), number(words.next()))
+    } else {
+        (number(text("cpu.cfs_quota_us").as_deref()), number(text("cpu.cfs_period_us").as_deref()))
     };
-    first("cpu.max").is_some_and(|max| max != "max")
-        || first("cpu.cfs_quota_us").is_some_and(|us| us.parse::<i64>().is_ok_and(|us| us > 0))
+    // Where the kernel does not say the period, it is its default.
+    Some((pair.0? as u64, pair.1.unwrap_or(100_000) as u64))
 }
 
 fn read(folder: &Path) -> Throttled {
@@ -128,14 +155,22 @@ mod tests {
         write(&root, "a/cpu.max", "max 100000\n");
         let v1 = Quotas::find("5:memory:/x\n4:cpu,cpuacct:/pod/app\n", &root);
         assert_eq!(v1.folders, [root.join("cpu/pod")]);
+        let quota = Quota { cgroup: "/pod".into(), quota_us: 50_000, period_us: 100_000 };
+        assert_eq!(v1.list(), [quota]);
         let v2 = Quotas::find("0::/a/b\n", &root);
         assert_eq!(v2.folders, [root.join("a/b")]);
         write(&root, "cpu/pod/cpu.stat", "nr_periods 9\nnr_throttled 6\nthrottled_time 9500\n");
         write(&root, "a/b/cpu.stat", "usage_usec 1\nnr_throttled 2\nthrottled_usec 8\n");
         assert_eq!(v1.since(), Throttled { count: 2, ns: 2500 });
         assert_eq!(v2.since(), Throttled { count: 1, ns: 5000 });
-        assert!(Quotas::find("0::/a\n", &root).is_empty());
-        assert!(Quotas::find("0::/../../etc\nnonsense\n", &root).is_empty());
+        let mut renewed = v2.clone();
+        assert!(!renewed.renew(Quotas::find("0::/a/b\n", &root)));
+        write(&root, "a/cpu.max", "30000 50000\n");
+        assert!(renewed.renew(Quotas::find("0::/a/b\n", &root)));
+        assert_eq!(renewed.list()[1].cgroup, "/a");
+        assert_eq!(renewed.since(), Throttled { count: 1, ns: 5000 }, "counted on");
+        assert!(Quotas::find("0::/\n", &root).list().is_empty());
+        assert!(Quotas::find("0::/../../etc\nnonsense\n", &root).list().is_empty());
         let _ = fs::remove_dir_all(&root);
     }
 }

@@ -152,6 +152,7 @@ impl ResolvedTarget {
             cpus_allowed: self.cpus_allowed.clone(),
             threads: self.threads.clone(),
             runtime: None,
+            quotas: Vec::new(),
         }
     }
 

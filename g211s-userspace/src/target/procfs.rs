@@ -1,6 +1,7 @@
 //! What `/proc` says about processes. The root is injectable, so tests use a directory. Must not
 //! know Go, nor decide what a finding means.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -115,6 +116,11 @@ impl Procfs {
             .ok_or_else(|| invalid("unexpected format of stat"))
     }
 
+    /// CPU time that the hypervisor took since boot, ns, by CPU; empty where `/proc/stat` cannot be read.
+    pub fn steal(&self) -> BTreeMap<u16, u64> {
+        text(&self.root.join("stat")).map(|s| parse_steal(&s)).unwrap_or_default()
+    }
+
     /// The most specific cgroup path: of version 2 or of version 1's cpu controller.
     pub fn cgroup(&self, pid: u32) -> io::Result<String> {
         Ok(parse_cgroup(&text(&self.path(pid, "cgroup"))?))
@@ -215,6 +221,19 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// `cpuN user nice system idle iowait irq softirq steal …`, in `USER_HZ`, which is 100 on all that Go runs on
+/// (include/asm-generic/param.h).
+fn parse_steal(stat: &str) -> BTreeMap<u16, u64> {
+    const TICK_NS: u64 = 10_000_000;
+    let of_line = |line: &str| {
+        let mut words = line.strip_prefix("cpu")?.split_whitespace();
+        let cpu = words.next()?.parse().ok()?;
+        Some((cpu, words.nth(7)?.parse::<u64>().ok()?.saturating_mul(TICK_NS)))
+    };
+    // The line of all CPUs together has no number.
+    stat.lines().skip(1).map_while(of_line).collect()
+}
+
 fn parse_cgroup(text: &str) -> String {
     let (mut v2, mut cpu) = ("", "");
     for line in text.lines() {
@@ -237,6 +256,15 @@ fn parse_cgroup(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steal_is_told_by_cpu() {
+        let stat =
+            "cpu  9 0 1 2 0 0 0 7 0 0\ncpu0 5 0 1 1 0 0 0 3 0 0\ncpu11 4 0 0 1 0 0 0 4\nintr 9 1\n";
+        let steal = parse_steal(stat);
+        assert_eq!(steal, BTreeMap::from([(0, 30_000_000), (11, 40_000_000)]));
+        assert_eq!(parse_steal("cpu\ncpu0 1 2\ncpux 1"), BTreeMap::new());
+    }
 
     #[test]
     fn status_fields() {

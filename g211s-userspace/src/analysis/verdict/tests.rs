@@ -31,8 +31,8 @@ fn told(v: &Verdict) -> Vec<(CauseKind, u32, Option<u32>, u64)> {
 }
 
 use CauseKind::{
-    Blocked, NonpreemptibleCode, RunqueueWait, RuntimeWork, Unexplained, Uninterruptible,
-    WakeupLatency,
+    Blocked, CfsThrottled, IrqSoftirq, NonpreemptibleCode, PageFault, RunqueueWait, RuntimeWork,
+    StoppedBySignal, SyscallReturn, Unexplained, Uninterruptible, VmSteal, WakeupLatency,
 };
 
 #[test]
@@ -131,6 +131,95 @@ fn the_stopped_phase_is_the_stoppers() {
     );
 }
 
+/// A laggard that does `states` on CPU 1 while the stopper sleeps, until it runs and gives its P up.
+fn late(states: &str, tell: impl FnOnce(Scene) -> Scene) -> Verdict {
+    let n = states.len();
+    let cpu = "1".repeat(n + 4);
+    let scene = Scene::new(10)
+        .thread(1, &format!("=={}==", "_".repeat(n)), &"0".repeat(n + 4))
+        .thread(2, &format!("=={states}__"), &cpu)
+        .cpu(1, &format!("22{}00", "0".repeat(n)), &[]);
+    let scene = tell(scene);
+    let s = stop(&scene, 1, n + 2, n + 4, &[(n + 2, 2)]);
+    let v = explain(&s, &scene.threads(), &scene.cpus());
+    assert_eq!(v.explained_ns + v.unexplained_ns, s.end_ns - s.start_ns);
+    v
+}
+
+#[test]
+fn a_quota_is_no_waiting_behind_others() {
+    let v = late("pppppp=", |s| s.tell(2, 3, |e| (e.kept_off_ns, e.kept_off_after_ns) = (45, 5)));
+    assert_eq!(
+        told(&v)[..2],
+        [(CfsThrottled, 2, None, 45), (RuntimeWork, 1, None, 20)],
+        "whatever ran there meanwhile"
+    );
+    let idle = told(&v).into_iter().find(|c| c.0 == WakeupLatency);
+    assert_eq!(idle, Some((WakeupLatency, 2, None, 15)), "before and after it");
+    assert_eq!(v.causes[0].key.wait, Some(Wait::Preempted));
+}
+
+#[test]
+fn sleeps_of_a_laggard_are_told_apart() {
+    let asleep =
+        |states, syscall| told(&late(states, |s| s.tell(2, 3, |e| e.syscall = syscall)))[0];
+    assert_eq!(asleep("DDDDDD=", -1), (PageFault, 2, None, 60));
+    assert_eq!(asleep("DDDDDD=", 74), (Uninterruptible, 2, None, 60));
+    assert_eq!(asleep("DDDDDD=", NO_SYSCALL), (Uninterruptible, 2, None, 60), "not known");
+    assert_eq!(asleep("______=", 35), (SyscallReturn, 2, None, 60));
+    assert_eq!(asleep("______=", 202), (Blocked, 2, None, 60), "parked");
+    assert_eq!(asleep("______=", 281), (Blocked, 2, None, 60), "polling");
+    assert_eq!(asleep("______=", NO_SYSCALL), (Blocked, 2, None, 60));
+    assert_eq!(asleep("TTTTTT=", 202), (StoppedBySignal, 2, None, 60));
+}
+
+#[test]
+fn what_a_cpu_missed_is_not_its_threads_work() {
+    let v = late("=======", |s| s.tell(2, 3, |e| (e.irq_ns, e.kept_off_ns) = (30, 45)));
+    // It ran for 89 ns, of which 70 are on the path: 19 of each may lie outside.
+    assert_eq!(
+        told(&v)[..3],
+        [(NonpreemptibleCode, 2, None, 33), (VmSteal, 2, None, 26), (RuntimeWork, 1, None, 20)]
+    );
+    assert!(told(&v).contains(&(IrqSoftirq, 2, None, 11)));
+    let steal = v.causes.iter().find(|c| c.key.kind == VmSteal).unwrap();
+    assert_eq!(steal.key.cpu, Some(1));
+}
+
+#[test]
+fn a_signal_that_stops_all_threads() {
+    // The stopper is stopped too, in its sleep; after SIGCONT the laggard goes on and wakes it.
+    let scene = Scene::new(10)
+        .thread(1, "==__=TTTTTTTT___=====", "000000000000000000000")
+        .thread(2, "=====TTTTTTTT==______", "111111111111111111111")
+        .thread(3, "==___TTTTTTTT________", "111111111111111111111");
+    let s = stop(&scene, 1, 16, 19, &[(2, 3), (15, 2)]);
+    let v = explain(&s, &scene.threads(), &scene.cpus());
+    assert_eq!(told(&v)[0], (StoppedBySignal, 2, None, 80));
+    assert_eq!(v.unexplained_ns, 10, "from giving its P up to waking the stopper, asleep");
+
+    // Stopped while the world is: the stopper's own time.
+    let scene = Scene::new(10).thread(1, "====TTTTTTTT====", "0000000000000000").thread(
+        2,
+        "==__TTTTTTTT____",
+        "1111111111111111",
+    );
+    let s = stop(&scene, 1, 3, 14, &[(2, 2)]);
+    let v = explain(&s, &scene.threads(), &scene.cpus());
+    assert_eq!(told(&v)[0], (StoppedBySignal, 1, None, 80));
+    assert_eq!(v.unexplained_ns, 0);
+
+    // Stopped after the laggard gave its P up, before the stopper took notice.
+    let scene = Scene::new(10).thread(1, "==___TTTTTTTT====", "00000000000000000").thread(
+        2,
+        "====_TTTTTTTT____",
+        "11111111111111111",
+    );
+    let s = stop(&scene, 1, 14, 16, &[(4, 2)]);
+    let v = explain(&s, &scene.threads(), &scene.cpus());
+    assert_eq!(told(&v)[0], (StoppedBySignal, 1, None, 80));
+}
+
 #[test]
 fn threads_never_seen_are_unexplained() {
     let scene = Scene::new(10);
@@ -158,7 +247,7 @@ fn machine(choices: &[(u8, u8)]) -> Scene {
                 ran[cpu] = b'1' + t as u8;
             }
             states[t].push(match (awake, on_cpu) {
-                (false, _) => '_',
+                (false, _) => ['_', '_', 'D', 'T'][usize::from(where_ >> 6)],
                 (true, true) => '=',
                 (true, false) if states[t].ends_with(['=', 'p']) => 'p',
                 (true, false) => 'w',
@@ -179,8 +268,34 @@ fn machine(choices: &[(u8, u8)]) -> Scene {
     scene
 }
 
-fn by_key(v: &Verdict) -> BTreeMap<CauseKey, u64> {
-    v.causes.iter().map(|c| (c.key, c.ns)).collect()
+/// What events may say beside states: quotas, interrupts, steal and system calls, as far as an interval has
+/// room for them.
+fn say_more(scene: &mut Scene, more: &[(u8, u8)]) {
+    for (e, &(a, b)) in scene.transitions.iter_mut().zip(more.iter().cycle()) {
+        let share = |n: u8, of: u64| (of * u64::from(n % 100) / 100) as u32;
+        let whole = e.header.ts_ns - e.queued_ns;
+        if e.from == ThreadState::Running as u8 {
+            e.irq_ns = share(a, whole);
+            e.kept_off_ns = share(b, whole - u64::from(e.irq_ns));
+        } else if ThreadState::from_u8(e.from).is_some_and(ThreadState::is_runnable) {
+            e.kept_off_ns = share(a, whole);
+            e.kept_off_after_ns = share(b, whole - u64::from(e.kept_off_ns));
+        } else {
+            e.syscall = [-1, NO_SYSCALL, SYS_FUTEX, 35, 74][usize::from(a % 5)];
+        }
+    }
+}
+
+/// Time by kind of cause and thread, without what names nobody and nothing.
+fn by_kind(v: &Verdict) -> BTreeMap<(CauseKind, u32), u64> {
+    let mut all = BTreeMap::new();
+    let says = |c: &&Cause| {
+        c.key.kind != Unexplained && (c.key.kind != RunqueueWait || c.key.behind.is_some())
+    };
+    for c in v.causes.iter().filter(says) {
+        *all.entry((c.key.kind, c.key.tid)).or_insert(0) += c.ns;
+    }
+    all
 }
 
 fn lose<T: Copy>(all: &[T], lost: &[bool]) -> Vec<T> {
@@ -198,8 +313,11 @@ proptest! {
         gave_up in prop::collection::vec((any::<prop::sample::Index>(), 2u32..4), 0..4),
         lost_transitions in prop::collection::vec(any::<bool>(), 0..200),
         lost_slices in prop::collection::vec(any::<bool>(), 0..200),
+        tenth in prop::collection::vec(0u8..10, 400),
+        more in prop::collection::vec((any::<u8>(), any::<u8>()), 1..30),
     ) {
-        let scene = machine(&choices);
+        let mut scene = machine(&choices);
+        say_more(&mut scene, &more);
         let n = choices.len();
         let mut cuts: Vec<usize> = cuts.iter().map(|i| i.index(n + 1)).collect();
         cuts.sort_unstable();
@@ -217,20 +335,31 @@ proptest! {
             prop_assert_ne!(c.key.why, Some(NO_EVIDENCE));
         }
 
-        let transitions: Vec<ThreadEvent> = lose(&scene.transitions, &lost_transitions);
-        let slices: Vec<SliceEvent> = lose(&scene.slices, &lost_slices);
-        let mut part = Scene::new(10);
-        (part.transitions, part.slices) = (transitions, slices);
-        let less = explain(&stop, &part.threads(), &part.cpus());
-        let sum: u64 = less.causes.iter().map(|c| c.ns).sum();
-        prop_assert_eq!(sum, total);
-        prop_assert_eq!(less.explained_ns + less.unexplained_ns, total);
-        prop_assert!(less.unexplained_ns >= whole.unexplained_ns);
-        let whole = by_key(&whole);
-        for (key, ns) in by_key(&less) {
-            // A culprit is named for no longer than the whole evidence names it.
-            if key.behind.is_some() || key.kind == WakeupLatency {
-                prop_assert!(ns <= whole.get(&key).copied().unwrap_or(0), "{:?}", key);
+        // Half of the events lost, and a tenth.
+        let tenth: Vec<bool> = tenth.iter().map(|n| *n == 0).collect();
+        let (some, others) = tenth.split_at(tenth.len() / 2);
+        for (lost_transitions, lost_slices) in
+            [(&lost_transitions[..], &lost_slices[..]), (some, others)]
+        {
+            let transitions: Vec<ThreadEvent> = lose(&scene.transitions, lost_transitions);
+            let slices: Vec<SliceEvent> = lose(&scene.slices, lost_slices);
+            let mut part = Scene::new(10);
+            (part.transitions, part.slices) = (transitions, slices);
+            let less = explain(&stop, &part.threads(), &part.cpus());
+            let sum: u64 = less.causes.iter().map(|c| c.ns).sum();
+            prop_assert_eq!(sum, total);
+            prop_assert_eq!(less.explained_ns + less.unexplained_ns, total);
+            prop_assert!(less.unexplained_ns >= whole.unexplained_ns);
+            let all: BTreeMap<CauseKey, u64> = whole.causes.iter().map(|c| (c.key, c.ns)).collect();
+            for c in &less.causes {
+                // A culprit is named for no longer than the whole evidence names it.
+                if c.key.behind.is_some() {
+                    prop_assert!(c.ns <= all.get(&c.key).copied().unwrap_or(0), "{:?}", c.key);
+                }
+            }
+            let all = by_kind(&whole);
+            for (key, ns) in by_kind(&less) {
+                prop_assert!(ns <= all.get(&key).copied().unwrap_or(0), "{:?}", key);
             }
         }
     }
