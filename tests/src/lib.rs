@@ -4,13 +4,16 @@
 //!
 //! Rooms: [`proc`] (children that cannot outlive us), [`go`] (toolchains and builds),
 //! [`service`] (workloads, load, hogs), [`agent`] (runs of `g211s`), [`report`] (its JSON),
-//! [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`].
+//! [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`], [`lab`] (the fault
+//! laboratory).
 //!
-//! This library must not know: what a scenario asserts. `cargo xtask demo` uses it as well.
+//! This library must not know: what a scenario asserts. `cargo xtask demo` and `cargo xtask lab`
+//! use it as well.
 
 pub mod agent;
 pub mod go;
 pub mod kernel;
+pub mod lab;
 pub mod proc;
 pub mod report;
 pub mod service;

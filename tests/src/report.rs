@@ -39,6 +39,8 @@ pub struct Cause {
     pub tid: u32,
     /// Who had the CPU instead.
     pub behind: Vec<Culprit>,
+    /// The function that it was in, where told.
+    pub code: Option<String>,
 }
 
 /// Who had a CPU that another thread waited for.
@@ -46,10 +48,48 @@ pub struct Cause {
 pub struct Culprit {
     /// Its process (or thread where that is all there is).
     pub pid: u32,
+    /// The thread, where told.
+    pub tid: Option<u32>,
     /// Its name.
     pub comm: String,
     /// For how long, where told.
     pub ns: u64,
+    /// Whether it is the target itself.
+    pub own: bool,
+    /// Whether it is g211s.
+    pub observer: bool,
+}
+
+/// A wait for a CPU outside stops.
+#[derive(Clone, Debug)]
+pub struct Delay {
+    /// Who waited.
+    pub tid: u32,
+    /// Since when, `CLOCK_MONOTONIC` ns.
+    pub start_ns: u64,
+    /// How long.
+    pub wait_ns: u64,
+    /// Who had the CPU.
+    pub behind: Vec<Culprit>,
+    /// What it went to, where the report says so.
+    pub causes: Vec<Cause>,
+}
+
+impl Delay {
+    /// What it went to: its causes, or else the waits behind those who had the CPU.
+    pub fn told(&self) -> Vec<Cause> {
+        if !self.causes.is_empty() {
+            return self.causes.clone();
+        }
+        let wait = |who: &Culprit| Cause {
+            kind: "runqueue_wait".into(),
+            ns: who.ns,
+            tid: self.tid,
+            behind: vec![who.clone()],
+            code: None,
+        };
+        self.behind.iter().map(wait).collect()
+    }
 }
 
 /// A stop of the world.
@@ -182,6 +222,20 @@ impl Report {
         Ok(list.iter().filter(of_site).filter_map(|v| number(&v["hits"])).sum())
     }
 
+    /// The worst waits for a CPU outside stops.
+    pub fn delays(&self) -> Result<Vec<Delay>> {
+        self.list("/delays/worst", |v| {
+            let causes = v["causes"].as_array().map(|c| c.iter().filter_map(cause).collect());
+            Some(Delay {
+                tid: number(&v["tid"])? as u32,
+                start_ns: number(&v["start_ns"])?,
+                wait_ns: number(&v["wait_ns"])?,
+                behind: culprits(&v["behind"]),
+                causes: causes.unwrap_or_default(),
+            })
+        })
+    }
+
     /// The largest preemption delay: how long, and who had the CPU.
     pub fn worst_preemption(&self) -> Result<(u64, Vec<Culprit>)> {
         let largest = self.at("/delays/largest")?.as_array().context("/delays/largest: no list")?;
@@ -289,6 +343,7 @@ fn cause(value: &Value) -> Option<Cause> {
         ns: number(&value["ns"])?,
         tid: number(&value["tid"]).unwrap_or(0) as u32,
         behind: culprits(&value["behind"]),
+        code: text(&value["code"]["function"]),
     })
 }
 
@@ -297,8 +352,11 @@ fn culprits(value: &Value) -> Vec<Culprit> {
     let one = |v: &Value| {
         Some(Culprit {
             pid: number(&v["pid"])? as u32,
+            tid: number(&v["tid"]).map(|n| n as u32),
             comm: text(&v["comm"])?,
             ns: number(&v["ns"]).unwrap_or(0),
+            own: v["own"] == true,
+            observer: v["observer"] == true,
         })
     };
     match value {
@@ -341,7 +399,8 @@ mod tests {
 
     #[test]
     fn culprits_come_alone_or_in_lists() {
-        let hog = [Culprit { pid: 7, comm: "hog".into(), ns: 0 }];
+        let hog =
+            [Culprit { pid: 7, tid: None, comm: "hog".into(), ns: 0, own: false, observer: false }];
         assert_eq!(culprits(&json!({"pid": 7, "comm": "hog"})), hog);
         assert_eq!(culprits(&json!([{"pid": 7, "comm": "hog"}])), hog);
         assert!(culprits(&Value::Null).is_empty());

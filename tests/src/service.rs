@@ -22,6 +22,7 @@ pub struct Launch {
     args: Vec<String>,
     env: Vec<(String, String)>,
     cpus: Vec<usize>,
+    nice: i32,
 }
 
 impl Launch {
@@ -34,6 +35,7 @@ impl Launch {
             args: Vec::new(),
             env: Vec::new(),
             cpus: Vec::new(),
+            nice: 0,
         }
     }
 
@@ -65,10 +67,23 @@ impl Launch {
         self
     }
 
+    /// With this nice level.
+    #[must_use]
+    pub fn nice(mut self, level: i32) -> Self {
+        self.nice = level;
+        self
+    }
+
     /// Builds it where needed, starts it and waits until it is up.
     pub fn start(&self) -> Result<Service> {
         let binary = go::build(&self.name, &self.version, self.mode)?;
-        let mut command = Command::new(&binary);
+        let mut command = if self.nice == 0 {
+            Command::new(&binary)
+        } else {
+            let mut nice = Command::new("nice");
+            nice.args(["-n", &self.nice.to_string()]).arg(&binary);
+            nice
+        };
         command.args(&self.args).envs(self.env.iter().map(|(k, v)| (k, v)));
         let mut proc = Proc::spawn(pin(&mut command, &self.cpus)?)?;
         let up = |l: &Line| l.stream == Stream::Out && l.text.starts_with("listening ");

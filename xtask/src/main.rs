@@ -2,7 +2,8 @@
 //! nothing but Rust the verb is all there is to type.
 //!
 //! Rooms: `setup` (what is missing, and getting it), `toolchain` (what is there), `demo`, `test`,
-//! `vm` (other kernels), `offsets` (the table of the Go runtime's structs).
+//! `lab` (known causes, and what g211s says of them), `vm` (other kernels), `offsets` (the table of the
+//! Go runtime's structs).
 //! Child processes and Go builds come from the tests' harness.
 
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod demo;
+mod lab;
 mod offsets;
 mod setup;
 mod test;
@@ -35,6 +37,8 @@ enum Verb {
     Test(test::Options),
     /// Set up, build, and run a scenario on other kernels, each in a virtual machine
     Vm(vm::Options),
+    /// The fault laboratory: make a known cause of pauses, and see what g211s says of it (needs root)
+    Lab(lab::Options),
     /// Measure the Go runtime's structs on every Go release that can be had, into the table of g211s
     Offsets(offsets::Options),
 }
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
         Verb::Vm(options) => vm::run(&options),
+        Verb::Lab(options) => lab::run(&options),
         Verb::Offsets(options) => offsets::run(&options),
     };
     match done {

@@ -145,7 +145,7 @@ fn micros(text: &str) -> Option<u64> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum What {
-    Switch { prev: u32, runnable: bool, next: u32, next_comm: String },
+    Switch { prev: u32, runnable: bool, deep: bool, next: u32, next_comm: String },
     Wakeup { tid: u32 },
 }
 
@@ -175,6 +175,7 @@ impl Event {
                 What::Switch {
                     prev: field(prev, "prev_pid=")?,
                     runnable: state == "R" || state == "R+",
+                    deep: state.starts_with('D'),
                     next: field(next, "next_pid=")?,
                     next_comm: next.rsplit_once(" next_pid=")?.0.to_owned(),
                 }
@@ -233,7 +234,7 @@ pub struct Slice {
 enum State {
     Running,
     Queued(Kind, u64),
-    Asleep,
+    Asleep { since: u64, deep: bool },
 }
 
 /// What the raw events amount to.
@@ -241,6 +242,8 @@ enum State {
 pub struct Trace {
     /// Waits that ended, in order of their ends.
     pub waits: Vec<Wait>,
+    /// Sleeps in state D that ended, in order of their ends: thread, from, to.
+    pub deep_sleeps: Vec<(u32, u64, u64)>,
     /// Who ran, in order of the ends.
     pub slices: Vec<Slice>,
     /// Context switches read.
@@ -255,14 +258,21 @@ impl Trace {
         match &event.what {
             What::Wakeup { tid } => {
                 // A thread that is woken before it has left the CPU goes on running.
-                if matches!(self.states.get(tid), None | Some(State::Asleep)) {
+                let state = self.states.get(tid).copied();
+                if let Some(State::Asleep { since, deep: true }) = state {
+                    self.deep_sleeps.push((*tid, since, now));
+                }
+                if matches!(state, None | Some(State::Asleep { .. })) {
                     self.states.insert(*tid, State::Queued(Kind::Wakeup, now));
                 }
             }
-            What::Switch { prev, runnable, next, next_comm } => {
+            What::Switch { prev, runnable, deep, next, next_comm } => {
                 self.switches += 1;
-                let prev_state =
-                    if *runnable { State::Queued(Kind::Preemption, now) } else { State::Asleep };
+                let prev_state = if *runnable {
+                    State::Queued(Kind::Preemption, now)
+                } else {
+                    State::Asleep { since: now, deep: *deep }
+                };
                 if *prev != 0 {
                     self.states.insert(*prev, prev_state);
                 }
@@ -298,10 +308,22 @@ impl Trace {
         of_thread.map(|w| w.to_ns.min(to).saturating_sub(w.from_ns.max(from))).sum()
     }
 
+    /// How long a thread slept in state D within `[from, to)`.
+    pub fn slept_deeply(&self, tid: u32, from: u64, to: u64) -> u64 {
+        let of_thread = self.deep_sleeps.iter().filter(|(t, ..)| *t == tid);
+        of_thread.map(|&(_, s, e)| e.min(to).saturating_sub(s.max(from))).sum()
+    }
+
     /// How long a thread of this name ran within `[from, to)`, on any CPU.
     pub fn ran(&self, comm: &str, from: u64, to: u64) -> u64 {
         let named = self.slices.iter().filter(|s| s.comm == comm);
         named.map(|s| s.to_ns.min(to).saturating_sub(s.from_ns.max(from))).sum()
+    }
+
+    /// How long a thread ran within `[from, to)`, on any CPU and under any name.
+    pub fn thread_ran(&self, tid: u32, from: u64, to: u64) -> u64 {
+        let own = self.slices.iter().filter(|s| s.tid == tid);
+        own.map(|s| s.to_ns.min(to).saturating_sub(s.from_ns.max(from))).sum()
     }
 
     /// The thread's longest wait of a kind that ended in the window.
@@ -348,6 +370,21 @@ mod tests {
         assert_eq!(trace.delays(&tids, Kind::Wakeup, all), (1, 3_000));
         assert_eq!(trace.delays(&tids, Kind::Wakeup, (0, 1_000_005_000)), (0, 0));
         assert_eq!(trace.waited(8, 1_000_003_000, 1_000_004_000), 1_000);
+    }
+
+    #[test]
+    fn deep_sleeps_are_told_from_others() {
+        let mut trace = trace();
+        for line in [
+            "  8 [000] 1.000006000: sched:sched_switch: prev_comm=a prev_pid=8 prev_prio=120 prev_state=D ==> next_comm=a next_pid=7 next_prio=120",
+            "  7 [000] 1.000007000: sched:sched_switch: prev_comm=a prev_pid=7 prev_prio=120 prev_state=S ==> next_comm=b next_pid=9 next_prio=120",
+            "  9 [000] 1.000009000: sched:sched_waking: comm=a pid=8 prio=120 target_cpu=000",
+            "  9 [000] 1.000009000: sched:sched_waking: comm=a pid=7 prio=120 target_cpu=000",
+        ] {
+            trace.add(&Event::parse(line).expect(line));
+        }
+        assert_eq!(trace.slept_deeply(8, 1_000_007_000, u64::MAX), 2_000);
+        assert_eq!(trace.slept_deeply(7, 0, u64::MAX), 0);
     }
 
     #[test]

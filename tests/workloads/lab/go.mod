@@ -1,0 +1,3 @@
+module g211s.test/lab
+
+go 1.21
