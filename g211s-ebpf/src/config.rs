@@ -115,7 +115,7 @@ pub struct ThreadRecord {
     /// Runnable: where the Go runtime stood when the wait began (0: no GC cycle; 1: in one; 2: in a
     /// stop of the world).
     pub phase: u16,
-    /// Runnable: 1 if a CPU quota kept its group off the CPU as it joined the queue.
+    /// Runnable: whether a CPU quota kept its group off the CPU as it joined the queue (0: no).
     pub throttled: u16,
     /// Zero.
     pub reserved: [u16; 2],

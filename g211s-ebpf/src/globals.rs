@@ -47,16 +47,16 @@ globals! {
     /// `cfs_rq.throttled_clock_self_time` (6.7+), `.throttled_clock_pelt_time` (5.19+) or
     /// `.throttled_clock_task_time`: how long the group was throttled on this CPU, until the last time ended.
     OFF_CFS_TIME / off_cfs_time: u32 = ABSENT;
-    /// `cfs_rq.throttled_clock_self`, `_pelt` or `_task`: when this time began, by the clock of
-    /// `OFF_RQ_CLOCK_OF_TIME`.
+    /// `cfs_rq.throttled_clock_self` (6.7+): since when it is throttled now, by `rq.clock`; 0: it is not, or
+    /// nothing waits in it.
     OFF_CFS_SINCE / off_cfs_since: u32 = ABSENT;
-    /// `rq.clock`, `.clock_pelt` or `.clock_task`, as the time is counted.
-    OFF_RQ_CLOCK_OF_TIME / off_rq_clock_of_time: u32 = ABSENT;
-    /// `cfs_rq.throttled_clock_pelt` (5.19+) or `_task`: when the last time began, by the clock of
-    /// `OFF_RQ_CLOCK_OF_BEGIN`.
+    /// `cfs_rq.throttled_clock_pelt` (5.19+) or `.throttled_clock_task`: when the last time began (read
+    /// until 6.17).
     OFF_CFS_BEGIN / off_cfs_begin: u32 = ABSENT;
-    /// `rq.clock_pelt` or `.clock_task`.
+    /// `rq.clock_pelt` or `.clock_task`: the clock of that …
     OFF_RQ_CLOCK_OF_BEGIN / off_rq_clock_of_begin: u32 = ABSENT;
+    /// … less `rq.lost_idle_time`, of the former.
+    OFF_RQ_LOST / off_rq_lost: u32 = ABSENT;
     /// `task_group.cfs_rq`
     OFF_TG_CFS_RQ / off_tg_cfs_rq: u32 = ABSENT;
     /// `task_group.cfs_bandwidth.hierarchical_quota`

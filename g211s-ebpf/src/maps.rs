@@ -31,8 +31,6 @@ pub(crate) struct TargetState {
     pub(crate) terminating: u32,
     /// Reason of the stop under way, or of the last.
     pub(crate) reason: u32,
-    /// The scheduler's clock less ours when it was last compared, wrapping, ns; 0: never.
-    pub(crate) clock_ahead: u64,
 }
 
 /// The events' way to user space. 8 MiB hold about 120,000 events: a second and more of the

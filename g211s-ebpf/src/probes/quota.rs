@@ -10,10 +10,7 @@ use aya_ebpf::helpers::bpf_probe_read_kernel;
 use g211s_ebpf::config::{NOT_COUNTED, ThreadRecord};
 
 use super::task::{Task, read};
-use crate::{
-    globals::{self, ABSENT},
-    maps::TargetState,
-};
+use crate::globals::{self, ABSENT};
 
 /// What a quota took of a wait.
 #[derive(Clone, Copy, Default)]
@@ -23,14 +20,12 @@ pub(crate) struct Taken {
     pub(crate) after_ns: u32,
 }
 
-/// How a group's time off its CPU stands.
-#[derive(Clone, Copy)]
-struct Group {
-    /// What is over, ns.
-    time: u64,
-    /// Since when it is off again, by the scheduler's clock; 0: it is not.
-    since: u64,
-}
+// Values of `ThreadRecord::throttled`.
+const NOT: u16 = 0;
+/// The thread left its CPU because of it, just now.
+const JUST_NOW: u16 = 1;
+/// The thread came to a queue that had been off for some time.
+const BEFORE: u16 = 2;
 
 #[inline(always)]
 fn saturated(ns: u64) -> u32 {
@@ -43,12 +38,10 @@ fn counts() -> bool {
     globals::off_cfs_time() != ABSENT
 }
 
-/// Whether the thread itself can be kept off now.
+/// Whether threads are kept off one by one.
 #[inline(always)]
-fn may_be_off(task: Task) -> bool {
-    let offset = globals::off_task_throttled();
-    // SAFETY: see `read`.
-    offset == ABSENT || unsafe { read::<u8>(task, offset) } != 0
+fn one_by_one() -> bool {
+    globals::off_task_throttled() != ABSENT
 }
 
 #[inline(always)]
@@ -57,64 +50,50 @@ fn group_of(task: Task) -> *const u8 {
     unsafe { read(task, globals::off_task_cfs_rq()) }
 }
 
-/// The clock of its run queue by which the group's time is counted, as of the queue's last look at it: now, in
-/// a switch.
+/// The thread joins the queue of the CPU that it leaves, in a switch.
 #[inline(always)]
-fn clock_of_time(group: *const u8) -> u64 {
-    // SAFETY: see `read`.
-    unsafe {
-        let rq: *const u8 = read(group, globals::off_cfs_rq());
-        read(rq, globals::off_rq_clock_of_time())
-    }
-}
-
-/// The thread joins the queue of its present CPU, in a switch.
-#[inline(always)]
-pub(crate) fn joins(rec: &mut ThreadRecord, ts: &mut TargetState, task: Task, now: u64) {
+pub(crate) fn joins(rec: &mut ThreadRecord, task: Task) {
     rec.off_ns = NOT_COUNTED;
-    rec.throttled = 0;
-    if !counts() || !may_be_off(task) {
+    rec.throttled = NOT;
+    if !counts() {
         return;
     }
     let group = group_of(task);
-    // SAFETY: see `read`.
-    let (time, count) = unsafe {
-        (read::<u64>(group, globals::off_cfs_time()), read::<u32>(group, globals::off_cfs_count()))
-    };
-    rec.off_ns = time;
-    if count == 0 {
+    if !one_by_one() {
+        // SAFETY: see `read`.
+        let count = unsafe {
+            rec.off_ns = read(group, globals::off_cfs_time());
+            read::<u32>(group, globals::off_cfs_count())
+        };
+        if count != 0 {
+            rec.throttled = JUST_NOW;
+        }
         return;
     }
     // SAFETY: see `read`.
-    let since: u64 = unsafe { read(group, globals::off_cfs_since()) };
-    let clock = clock_of_time(group);
-    ts.clock_ahead = clock.wrapping_sub(now);
-    enters(rec, Group { time, since }, clock);
-}
-
-/// What is over of the present time off is not the wait's.
-#[inline(always)]
-fn enters(rec: &mut ThreadRecord, group: Group, clock: u64) {
-    rec.off_ns = group.time;
-    if group.since != 0 && clock >= group.since {
-        rec.off_ns = group.time + (clock - group.since);
-        rec.throttled = 1;
+    unsafe {
+        if read::<u8>(task, globals::off_task_throttled()) == 0 {
+            return;
+        }
+        // The group's time off may have begun with another of its threads. In a switch the clock is new.
+        let time: u64 = read(group, globals::off_cfs_time());
+        let since: u64 = read(group, globals::off_cfs_since());
+        let rq: *const u8 = read(group, globals::off_cfs_rq());
+        let clock: u64 = read(rq, globals::off_rq_clock());
+        if since != 0 && clock >= since {
+            rec.off_ns = time + (clock - since);
+            rec.throttled = JUST_NOW;
+        }
     }
 }
 
-/// The thread joins the queue of `cpu`, out of a switch: the queue's clock may be old, so ours is used, by how
-/// they differed when last compared.
+/// The thread joins the queue of `cpu`, woken or moved there. Where threads are kept off one by one none is
+/// then: it runs first.
 #[inline(always)]
-pub(crate) fn joins_other(
-    rec: &mut ThreadRecord,
-    ts: &TargetState,
-    task: Task,
-    cpu: u16,
-    now: u64,
-) {
+pub(crate) fn joins_other(rec: &mut ThreadRecord, task: Task, cpu: u16) {
     rec.off_ns = NOT_COUNTED;
-    rec.throttled = 0;
-    if !counts() || !may_be_off(task) {
+    rec.throttled = NOT;
+    if !counts() || one_by_one() {
         return;
     }
     // SAFETY: see `read`.
@@ -137,12 +116,13 @@ pub(crate) fn joins_other(
     if count == 0 {
         return;
     }
-    let Some(since) = probe::<u64>(group, globals::off_cfs_since()) else { return };
-    if ts.clock_ahead == 0 {
-        rec.off_ns = NOT_COUNTED;
-        return;
+    rec.throttled = BEFORE;
+    // A group that nothing waits in is not counted until something does.
+    if globals::off_cfs_since() != ABSENT
+        && probe::<u64>(group, globals::off_cfs_since()) == Some(0)
+    {
+        rec.throttled = JUST_NOW;
     }
-    enters(rec, Group { time, since }, now.wrapping_add(ts.clock_ahead));
 }
 
 #[inline(always)]
@@ -166,27 +146,39 @@ pub(crate) fn leaves(rec: &ThreadRecord, task: Task, now: u64) -> Taken {
     }
     let waited = now - rec.queued_ns;
     let mut ns = time - rec.off_ns;
-    if ns > waited {
-        ns = waited;
-    }
     let mut after = 0;
-    if rec.throttled == 0 && globals::off_cfs_begin() != ABSENT {
-        // It began while the thread waited: the kernel still knows when the last time did.
-        // SAFETY: see `read`.
-        let (began, clock) = unsafe {
-            let rq: *const u8 = read(group, globals::off_cfs_rq());
-            (
-                read::<u64>(group, globals::off_cfs_begin()),
-                read::<u64>(rq, globals::off_rq_clock_of_begin()),
-            )
-        };
-        let ago = clock.wrapping_sub(began);
+    if rec.throttled != JUST_NOW {
+        // The kernel still knows when the last time off began.
+        let ago = began_ago(group);
         if ago < waited {
+            // While the thread waited: whatever was before that, no more than this is certain.
             after = waited - ago;
+            if ns > ago {
+                ns = ago;
+            }
+        } else if ago > ns {
+            // Before: it ended this long ago.
+            let since = ago - ns;
+            ns = if since < waited { waited - since } else { 0 };
         }
-        if after > waited - ns {
-            after = waited - ns;
-        }
+    }
+    if ns > waited - after {
+        ns = waited - after;
     }
     Taken { ns: saturated(ns), after_ns: saturated(after) }
+}
+
+/// How long ago the group's last time off began, ns. Not scaled by the CPU's frequency where the clock is not
+/// (in a virtual machine, most often).
+#[inline(always)]
+fn began_ago(group: *const u8) -> u64 {
+    // SAFETY: see `read`.
+    unsafe {
+        let rq: *const u8 = read(group, globals::off_cfs_rq());
+        let mut clock: u64 = read(rq, globals::off_rq_clock_of_begin());
+        if globals::off_rq_lost() != ABSENT {
+            clock = clock.wrapping_sub(read::<u64>(rq, globals::off_rq_lost()));
+        }
+        clock.wrapping_sub(read(group, globals::off_cfs_begin()))
+    }
 }

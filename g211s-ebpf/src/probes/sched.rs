@@ -384,7 +384,7 @@ fn switch_out(
     // An exited thread's record stays for user space to take, which it does soon.
     enter(rec, to, now, cpu, phase(ts));
     if to.is_runnable() {
-        quota::joins(rec, ts, task, now);
+        quota::joins(rec, task);
     }
 }
 
@@ -514,7 +514,7 @@ fn wakeup(task: Task) {
         send_change(now, rec, ts, &Change::new(tid, cpu, to, waker, flags));
     }
     enter(rec, ThreadState::RunnableWoken, now, cpu, phase(ts));
-    quota::joins_other(rec, ts, task, cpu, now);
+    quota::joins_other(rec, task, cpu);
 }
 
 #[btf_tracepoint(function = "sched_migrate_task")]
@@ -536,12 +536,10 @@ fn migrate(task: Task, dest: u16) {
     let rec = unsafe { &mut *rec };
     // SAFETY: see `read`.
     let waking = unsafe { read::<u32>(task, globals::off_task_state()) } == TASK_WAKING;
-    // SAFETY: a helper without preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
     if waking {
         // The wakeup is choosing a queue: it has not waited on any yet.
         rec.cpu = dest;
-        quota::joins_other(rec, ts, task, dest, now);
+        quota::joins_other(rec, task, dest);
         return;
     }
     let state = rec.state;
@@ -554,6 +552,8 @@ fn migrate(task: Task, dest: u16) {
     } else {
         return;
     };
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
     let from_cpu = rec.cpu;
     let mut flags = reasons(rec, ts);
     if now - rec.queued_ns >= globals::threshold_ns() {
@@ -567,7 +567,7 @@ fn migrate(task: Task, dest: u16) {
     }
     rec.queued_ns = now;
     rec.cpu = dest;
-    quota::joins_other(rec, ts, task, dest, now);
+    quota::joins_other(rec, task, dest);
 }
 
 #[inline(always)]

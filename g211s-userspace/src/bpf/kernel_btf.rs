@@ -212,14 +212,14 @@ pub struct QuotaFacts {
     pub cfs_count: u32,
     /// Time off that is over.
     pub cfs_time: u32,
-    /// When the present time off began.
-    pub cfs_since: u32,
-    /// The run queue's clock for both.
-    pub rq_clock_of_time: u32,
-    /// When the last time off began, over or not (until 6.17).
-    pub cfs_begin: Option<u32>,
-    /// The run queue's clock for that.
+    /// When the present time off began (6.7+).
+    pub cfs_since: Option<u32>,
+    /// When the last time off began, over or not.
+    pub cfs_begin: u32,
+    /// The run queue's clock for that …
     pub rq_clock_of_begin: u32,
+    /// … and what is to be taken from it.
+    pub rq_lost: Option<u32>,
     /// `task_group.cfs_rq`
     pub tg_cfs_rq: u32,
     /// `task_group.cfs_bandwidth.hierarchical_quota`
@@ -267,29 +267,28 @@ impl KernelFacts {
 
 fn quota_facts(btf: &KernelBtf<'_>) -> Result<QuotaFacts, BtfError> {
     let (cfs, rq) = (|path: &str| btf.offset("cfs_rq", path), |path: &str| btf.offset("rq", path));
-    let task_throttled = btf.offset("task_struct", "throttled").ok();
-    // 5.19 changed the clock, and then counted by a clock that no frequency scales (6.7) as well.
-    let of_task = || Ok((cfs("throttled_clock_task")?, rq("clock_task")?));
-    let (begin, rq_clock_of_begin) = cfs("throttled_clock_pelt")
-        .and_then(|begin| Ok((begin, rq("clock_pelt")?)))
-        .or_else(|_| of_task())?;
-    let unscaled = cfs("throttled_clock_self_time");
-    let (cfs_time, cfs_since, rq_clock_of_time) = if let Ok(time) = unscaled {
-        (time, cfs("throttled_clock_self")?, rq("clock")?)
-    } else {
-        let scaled = cfs("throttled_clock_pelt_time");
-        (scaled.or_else(|_| cfs("throttled_clock_task_time"))?, begin, rq_clock_of_begin)
+    // 5.19 changed the clock, and then (6.7) counted by one that no frequency scales as well.
+    let scaled = cfs("throttled_clock_pelt").ok();
+    let (cfs_begin, rq_clock_of_begin, rq_lost) = match scaled {
+        Some(begin) => (begin, rq("clock_pelt")?, Some(rq("lost_idle_time")?)),
+        None => (cfs("throttled_clock_task")?, rq("clock_task")?, None),
     };
+    let task_throttled = btf.offset("task_struct", "throttled").ok();
+    let cfs_since = cfs("throttled_clock_self").ok();
+    if task_throttled.is_some() && cfs_since.is_none() {
+        return Err(BtfError::Missing("cfs_rq.throttled_clock_self".into()));
+    }
     Ok(QuotaFacts {
         task_throttled,
         cfs_tg: cfs("tg")?,
         cfs_count: cfs("throttle_count")?,
-        cfs_time,
+        cfs_time: cfs("throttled_clock_self_time")
+            .or_else(|_| cfs("throttled_clock_pelt_time"))
+            .or_else(|_| cfs("throttled_clock_task_time"))?,
         cfs_since,
-        rq_clock_of_time,
-        // A thread that is throttled by itself knows when: as it left its CPU.
-        cfs_begin: task_throttled.is_none().then_some(begin),
+        cfs_begin,
         rq_clock_of_begin,
+        rq_lost,
         tg_cfs_rq: btf.offset("task_group", "cfs_rq")?,
         tg_quota: btf.offset("task_group", "cfs_bandwidth.hierarchical_quota")?,
     })
