@@ -125,6 +125,8 @@ pub struct ThreadRecord {
     pub off_ns: u64,
     /// Running: for how long its CPU had served interrupts, ns.
     pub irq_ns: u64,
+    /// When its stack was last taken, ns.
+    pub stack_ns: u64,
     /// Time spent in each `ThreadState` (indexed by its number) in intervals that have ended, ns.
     pub state_ns: [u64; THREAD_STATES],
     /// Number of those intervals.
@@ -151,6 +153,7 @@ impl ThreadRecord {
             reserved: [0; 2],
             off_ns: NOT_COUNTED,
             irq_ns: 0,
+            stack_ns: 0,
             state_ns: [0; THREAD_STATES],
             state_count: [0; THREAD_STATES],
         }

@@ -346,6 +346,10 @@ impl Life {
 pub const STACK_DEPTH: usize = 12;
 
 /// Where thread `header.tid` of a target was in user code: innermost first, by frame pointers.
+///
+/// As the kernel side sends it, `addresses[1]` is the word that the stack pointer points to: the return address
+/// of a function without a frame, which the frame pointers do not tell. User space takes it out where it is
+/// not that, before the event goes into the stream.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
@@ -373,8 +377,6 @@ pub enum StackWhy {
     Signal = 1,
     /// The CPU clock ticked while the world was stopping.
     Sample = 2,
-    /// The thread gave its P up, and this is where its goroutine was preempted.
-    Stopped = 3,
 }
 
 impl StackWhy {
@@ -383,7 +385,6 @@ impl StackWhy {
         match n {
             1 => Some(Self::Signal),
             2 => Some(Self::Sample),
-            3 => Some(Self::Stopped),
             _ => None,
         }
     }

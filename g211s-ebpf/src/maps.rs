@@ -31,6 +31,10 @@ pub(crate) struct TargetState {
     pub(crate) terminating: u32,
     /// Reason of the stop under way, or of the last.
     pub(crate) reason: u32,
+    /// Thread that stops the world, or stopped it last.
+    pub(crate) stopper: u32,
+    /// Zero.
+    pub(crate) reserved: u32,
 }
 
 /// The events' way to user space. 8 MiB hold about 120,000 events: a second and more of the
@@ -78,6 +82,10 @@ pub(crate) static POLLS: Array<u32> = Array::with_max_entries(1, 0);
 /// One entry: system calls of the whole host while its tracepoints were attached and polls counted.
 #[map]
 pub(crate) static SYSCALLS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// One entry: ticks of the CPU clock that were looked at, where it is attached.
+#[map]
+pub(crate) static TICKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// One entry: what became of the events.
 #[map]

@@ -6,11 +6,14 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::{
-    bpf::features::{self, Capability},
+    bpf::{
+        SAMPLER_HZ,
+        features::{self, Capability},
+    },
     go::plan::{self, PlanOptions},
-    record::{AttachedProbe, RuntimeAccess, Unavailable},
+    record::{AttachedProbe, RuntimeAccess, StackSource, Unavailable},
     report::format::clean,
-    runtime::sampling,
+    runtime::{bias::load_bias, preemption::async_preemption, sampling},
     target::{self, TargetError, procfs::Procfs},
 };
 
@@ -49,6 +52,8 @@ pub struct TargetDiagnosis {
     pub probes: Vec<AttachedProbe>,
     /// What cannot be had, and why.
     pub unavailable: Vec<Unavailable>,
+    /// How the code would be found that keeps its world from stopping.
+    pub stacks: StackSource,
     /// Which of the Go runtime's own figures can be read from its memory.
     pub runtime: RuntimeAccess,
 }
@@ -73,6 +78,10 @@ fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
     let procfs = Procfs::default();
     let resolved = target::resolve(&procfs, pid)?;
     let (_, runtime) = sampling::open(&procfs, &resolved);
+    let bias = load_bias(&procfs, pid, &resolved.binary).ok();
+    let found = async_preemption(&procfs, pid, &resolved.binary, bias);
+    let samples_hz = (!found.on).then_some(SAMPLER_HZ);
+    let stacks = StackSource { signals: found.on, samples_hz, why: found.why };
     let mut record = resolved.record(Vec::new(), Vec::new());
     let plan = plan::plan_or_why(&resolved.binary, &PlanOptions::default());
     record.unavailable.extend(plan.unavailable);
@@ -84,6 +93,7 @@ fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
         link_mode: record.link_mode,
         probes: plan.probes.iter().map(plan::PlannedProbe::attached).collect(),
         unavailable: record.unavailable,
+        stacks,
         runtime,
     })
 }
@@ -120,6 +130,19 @@ pub fn text(d: &Diagnosis) -> String {
         for u in &t.unavailable {
             line(format!("  NO   {:<20} {}", u.feature, clean(&u.why)));
             line(format!("       {:<20} without it: {}", "", u.costs));
+        }
+        line("  code that keeps the world from stopping is found:".into());
+        let why = clean(&t.stacks.why);
+        if t.stacks.signals {
+            line(format!(
+                "  yes  {:<20} {why}; some 1 µs for each thread asked to stop",
+                "signals"
+            ));
+        } else {
+            line(format!("  NO   {:<20} {why}", "signals"));
+        }
+        if let Some(hz) = t.stacks.samples_hz {
+            line(format!("  yes  {:<20} {hz} a second on every CPU, some 1 µs each", "samples"));
         }
         line("  the Go runtime's own figures, read from its memory:".into());
         if !t.runtime.offsets.is_empty() {

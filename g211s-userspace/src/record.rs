@@ -34,6 +34,8 @@ pub enum Record {
     Thread(Box<ThreadInfo>),
     /// What a thread did in the whole run, at its end or the run's.
     ThreadTotals(Box<ThreadTotals>),
+    /// What an address of a target's code is. Comes before the first event that needs it.
+    Symbol(Box<SymbolInfo>),
     /// The Go runtime's own counters of one target: at the start, once a second, at the end.
     Runtime(Box<RuntimeSample>),
     /// What the hypervisor took from each CPU so far: when it is different, at most once a second.
@@ -135,6 +137,9 @@ pub struct Target {
     /// CPU quotas that bound it at attach, innermost first.
     #[serde(default)]
     pub quotas: Vec<Quota>,
+    /// How the code is found that keeps the world from stopping; `None` in older recordings.
+    #[serde(default)]
+    pub stacks: Option<StackSource>,
 }
 
 /// A CPU quota that binds a target.
@@ -146,6 +151,17 @@ pub struct Quota {
     pub quota_us: u64,
     /// The period, µs.
     pub period_us: u64,
+}
+
+/// How the code is found that keeps a target's world from stopping.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackSource {
+    /// At each signal by which the runtime asks a thread to stop. False where none is sent, or none seen.
+    pub signals: bool,
+    /// By the CPU clock, so many times a second on every CPU; `None`: not.
+    pub samples_hz: Option<u32>,
+    /// Why so.
+    pub why: String,
 }
 
 /// A probe in the target's text.
@@ -294,6 +310,31 @@ pub struct ThreadInfo {
     pub comm: String,
 }
 
+/// What an address of a target's code is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SymbolInfo {
+    /// Index of the target.
+    pub target: u8,
+    /// The address in the process's memory; of a return address the byte before it, which is the call.
+    pub address: u64,
+    /// The functions active there, innermost first: all but the last were inlined into the next. Where the
+    /// address is not Go's, one frame with what is mapped there in brackets (`[vdso]`, `[libc.so.6]`).
+    pub frames: Vec<SymbolFrame>,
+}
+
+/// A function at an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SymbolFrame {
+    /// Its name.
+    pub function: String,
+    /// Its source file, as the compiler was given it.
+    pub file: Option<String>,
+    /// The line in it.
+    pub line: Option<u32>,
+    /// It was inlined into the next frame's function.
+    pub inlined: bool,
+}
+
 /// What a thread did from attach (or its birth) to its exit (or the run's end).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThreadTotals {
@@ -363,6 +404,10 @@ pub struct Cost {
     pub bpf_programs: Vec<ProgramCost>,
     /// Probe hits by target and site.
     pub probe_hits: Vec<ProbeHits>,
+    /// Ticks of the CPU clock, on all CPUs together, that were looked at to find the code that keeps a world
+    /// from stopping; 0 where no target needs that.
+    #[serde(default)]
+    pub sampler_ticks: u64,
     /// Bytes that went through the ring buffer.
     pub ring_bytes: u64,
     /// How long attaching and detaching took, ns.

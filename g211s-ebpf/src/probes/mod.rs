@@ -6,5 +6,6 @@ pub(crate) mod off_cpu;
 pub(crate) mod quota;
 pub(crate) mod runtime;
 pub(crate) mod sched;
+pub(crate) mod stacks;
 pub(crate) mod target;
 pub(crate) mod task;

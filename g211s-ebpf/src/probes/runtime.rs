@@ -54,6 +54,7 @@ pub(crate) fn go_edge(ctx: ProbeContext) -> u32 {
     if begins {
         ts.stw += 1;
         ts.window += 1;
+        ts.stopper = id as u32;
         ts.stw_start_ns = now;
         ts.open = 1;
         ts.reason = (args[0] & 0xff) as u32;

@@ -2,12 +2,14 @@
 //! [`Record`] to the sinks. Must not know how a record is rendered or what it proves.
 
 mod console;
+mod naming;
 mod run;
 mod watched;
 
 use std::{
     collections::{BTreeMap, HashSet},
     io::{self, IsTerminal as _},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -38,8 +40,9 @@ use crate::{
 
 use console::Console;
 pub use console::Sinks;
+use naming::Naming;
 use run::Run;
-use watched::{attach_probes, seed_threads, thread_info};
+use watched::{attach_probes, find_stacks, seed_threads, thread_info};
 
 /// Time between two looks at the ring and at the kernel's counters, which is the step of the
 /// correlation's time series. Each look takes a CPU from somebody for some 20 µs at least; a ring that
@@ -81,6 +84,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     if resolved.len() > MAX_TARGETS as usize {
         bail!("at most {MAX_TARGETS} processes can be watched in one run");
     }
+    let binaries: Vec<_> = resolved.iter().map(|t| Arc::clone(&t.binary)).collect();
     let mut session = Session::load(&LoadOptions {
         threshold_ns,
         full: args.full,
@@ -120,6 +124,14 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     for (index, resolved) in resolved.into_iter().enumerate() {
         watched.push(attach_probes(&mut session, index as u8, resolved, &options, &common));
     }
+    let sample = args.probes.contains(&ExtraProbe::Sample);
+    let has_signals = !common.iter().any(|u| u.feature == "signal_deliver");
+    find_stacks(&mut session, &procfs, &mut watched, has_signals, sample);
+    let naming = watched
+        .iter()
+        .zip(&binaries)
+        .map(|(w, binary)| Naming::new(&procfs, w.request.index, w.record.pid, binary));
+    let naming = naming.collect();
 
     stand_back();
     // Everything is attached; every program lets nothing pass until the next lines.
@@ -197,6 +209,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         console,
         procfs,
         watched,
+        naming,
         poll_governor,
         received: [0; EVENT_CLASSES],
         undecodable: 0,

@@ -13,6 +13,7 @@ use nix::sys::{
 
 use super::{
     console::{Console, Sinks},
+    naming::Naming,
     now_ns,
     watched::{Watched, alloc_hits, thread_info},
 };
@@ -34,12 +35,14 @@ const HELPING: u64 = 4 << 20;
 const MAX_PROCESSES: usize = 4096;
 
 /// A run under way.
-pub(super) struct Run {
+pub(super) struct Run<'a> {
     pub(super) session: Session,
     pub(super) sinks: Sinks,
     pub(super) console: Console,
     pub(super) procfs: Procfs,
     pub(super) watched: Vec<Watched>,
+    /// What addresses in their code are, by target.
+    pub(super) naming: Vec<Naming<'a>>,
     /// How long network polls may be counted; `None` where they cannot be.
     pub(super) poll_governor: Option<Governor>,
     pub(super) received: [u64; EVENT_CLASSES],
@@ -64,13 +67,16 @@ pub(super) struct Run {
     pub(super) start_ns: u64,
 }
 
-impl Run {
+impl Run<'_> {
     /// Takes one helping of events from the ring; whether there is more.
     pub(super) fn drain(&mut self) -> bool {
         let Self {
             session,
             sinks,
             console,
+            procfs,
+            watched,
+            naming,
             received,
             undecodable,
             processes,
@@ -83,9 +89,19 @@ impl Run {
         let mut execs = Vec::new();
         let (bytes, more) = session.drain(HELPING, |item| match Event::decode(item) {
             Err(_) => *undecodable += 1,
-            Ok(event) => {
+            Ok(mut event) => {
                 received[usize::from(event.header().kind)] += 1;
-                match &event {
+                match &mut event {
+                    Event::Stack(s) => {
+                        let target = usize::from(s.header.target);
+                        if watched.get(target).is_some_and(|w| w.alive)
+                            && let Some(naming) = naming.get_mut(target)
+                        {
+                            for symbol in naming.take(procfs, s) {
+                                sinks.push(Record::Symbol(Box::new(symbol)), console);
+                            }
+                        }
+                    }
                     Event::Slice(s)
                         if s.header.target == NO_TARGET
                             && s.tgid != 0
@@ -430,6 +446,7 @@ impl Run {
         let loss = self.session.loss().unwrap_or_else(|_| Loss::default());
         let bpf_programs = self.session.program_costs();
         let host_switches = self.session.switches();
+        let sampler_ticks = self.session.sampler_ticks();
         let Self { session, mut sinks, mut console, watched, .. } = self;
         let detach = Instant::now();
         let handles = watched.into_iter().flat_map(|w| {
@@ -462,6 +479,7 @@ impl Run {
                 agent_max_rss_bytes: usage.as_ref().map_or(0, |u| u.max_rss() as u64 * 1024),
                 bpf_programs,
                 probe_hits,
+                sampler_ticks,
                 ring_bytes: self.ring_bytes,
                 attach_ns: attach_ns + detach_ns,
             },

@@ -6,12 +6,16 @@ use g211s_ebpf::event::{Site, ThreadState};
 
 use super::now_ns;
 use crate::{
-    bpf::{ProbeHandle, ProbeRequest, Session, TargetRequest},
+    bpf::{ProbeHandle, ProbeRequest, SAMPLER_HZ, Session, TargetRequest},
     go::plan,
     governor::{EXACT_ALLOCATIONS, Governor},
     model::reason::StwReason,
-    record::{Interval, Moment, Record, Target, ThreadInfo, Unavailable},
-    runtime::sampling::{self, RuntimeWatch},
+    record::{Interval, Moment, Record, StackSource, Target, ThreadInfo, Unavailable},
+    runtime::{
+        bias::load_bias,
+        preemption::async_preemption,
+        sampling::{self, RuntimeWatch},
+    },
     target::{ResolvedTarget, cgroup::Quotas, procfs::Procfs},
 };
 
@@ -146,6 +150,40 @@ pub(super) fn attach_probes(
         quotas,
         quotas_changed: false,
         runtime,
+    }
+}
+
+/// Decides how the code is found that keeps each target's world from stopping. Where the runtime sends no
+/// signals the CPUs are sampled, which costs all of them, so only then (or on request).
+pub(super) fn find_stacks(
+    session: &mut Session,
+    procfs: &Procfs,
+    watched: &mut [Watched],
+    has_signals: bool,
+    requested: bool,
+) {
+    let mut sampled: Option<Result<(), String>> = None;
+    for w in watched {
+        let bias = load_bias(procfs, w.record.pid, &w.resolved.binary).ok();
+        let found = async_preemption(procfs, w.record.pid, &w.resolved.binary, bias);
+        let signals = found.on && has_signals;
+        let mut source = StackSource { signals, samples_hz: None, why: found.why };
+        if !signals || requested {
+            let sample = || session.sample().map_err(|e| e.to_string());
+            match sampled.get_or_insert_with(sample) {
+                Ok(()) => source.samples_hz = Some(SAMPLER_HZ),
+                Err(why) => w.record.unavailable.push(Unavailable {
+                    feature: "samples".into(),
+                    why: why.clone(),
+                    costs: if signals {
+                        "code that runs with signals blocked is not named".into()
+                    } else {
+                        "code that keeps the world from stopping is not named".into()
+                    },
+                }),
+            }
+        }
+        w.record.stacks = Some(source);
     }
 }
 

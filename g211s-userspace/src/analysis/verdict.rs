@@ -28,9 +28,12 @@ use serde::Serialize;
 
 use crate::model::{
     cpus::Cpus,
+    stacks::{CodeId, Stacks},
     stw::Stop,
     threads::{Piece, Threads},
 };
+
+mod code;
 
 /// What a stop's time went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -39,7 +42,7 @@ pub enum CauseKind {
     /// On a CPU, doing the runtime's work for the stop.
     RuntimeWork,
     /// The laggard on a CPU before it gave its P up: code without a preemption point, or the way
-    /// to one.
+    /// to one. `code` says which, where a stack tells.
     NonpreemptibleCode,
     /// In a system call with its P kept, and therefore late.
     SyscallReturn,
@@ -163,6 +166,8 @@ pub struct CauseKey {
     pub syscall: Option<i32>,
     /// Run-queue waits: behind whom; `None` where no slice tells.
     pub behind: Option<Runner>,
+    /// Code that was not preempted: which, where a stack tells.
+    pub code: Option<CodeId>,
     /// Unexplained: why.
     pub why: Option<&'static str>,
 }
@@ -177,6 +182,7 @@ impl CauseKey {
             cpu: None,
             syscall: None,
             behind: None,
+            code: None,
             why: Some(why),
         }
     }
@@ -241,12 +247,11 @@ const NO_EVIDENCE: &str = "no event tells what the thread did";
 const UNSEEN_LAGGARD: &str = "the stopper slept until a thread stopped that no probe saw";
 
 /// Explains a stop.
-pub fn explain(stop: &Stop, threads: &Threads, cpus: &Cpus) -> Verdict {
-    let mut path = Path { threads, cpus, causes: BTreeMap::new() };
+pub fn explain(stop: &Stop, threads: &Threads, cpus: &Cpus, stacks: &Stacks) -> Verdict {
+    let mut path = Path { threads, cpus, stacks, begun_ns: stop.start_ns, causes: BTreeMap::new() };
     path.stopping(stop);
     path.along(Phase::Stopped, stop.stopper_tid, stop.stopped_at_ns, stop.end_ns, Part::Stopper);
-    let mut causes: Vec<Cause> =
-        path.causes.into_iter().map(|(key, ns)| Cause { key, ns }).collect();
+    let mut causes = by_function(path.causes);
     causes.sort_by(|a, b| b.ns.cmp(&a.ns).then(a.key.cmp(&b.key)));
     let sum = |unexplained| {
         causes
@@ -277,6 +282,9 @@ enum Part {
 struct Path<'a> {
     threads: &'a Threads,
     cpus: &'a Cpus,
+    stacks: &'a Stacks,
+    /// When the stop began: what a thread was seen in before that is not what it was asked to leave.
+    begun_ns: u64,
     causes: BTreeMap<CauseKey, u64>,
 }
 
@@ -331,12 +339,12 @@ impl Path<'_> {
             }
             let syscall = (piece.syscall >= 0).then_some(piece.syscall);
             let kind = match piece.state {
+                ThreadState::Running if part == Part::Laggard => {
+                    self.running_on(key, piece, s, e);
+                    return;
+                }
                 ThreadState::Running => {
-                    let kind = match part {
-                        Part::Laggard => CauseKind::NonpreemptibleCode,
-                        _ => CauseKind::RuntimeWork,
-                    };
-                    self.running(CauseKey { kind, ..key }, piece, s, e);
+                    self.running(CauseKey { kind: CauseKind::RuntimeWork, ..key }, piece, s, e);
                     return;
                 }
                 // Where a thread parks or polls it has given its P up already, or waits for another.
@@ -364,13 +372,45 @@ impl Path<'_> {
         });
     }
 
+    /// Charges `[from, to)`, in which the laggard ran, to the code or the system call in which it was found
+    /// meanwhile.
+    fn running_on(&mut self, key: CauseKey, piece: &Piece, from: u64, to: u64) {
+        let rest = self.missed(key, piece, from, to);
+        let stacks = self.stacks;
+        let samples = stacks.between(key.tid, piece.start_ns.max(self.begun_ns), to);
+        let mut charged = 0;
+        code::divide(samples, from, to, |_, e, sample| {
+            let key = match sample {
+                Some(sample) if sample.syscall >= 0 => CauseKey {
+                    kind: CauseKind::SyscallReturn,
+                    syscall: Some(sample.syscall),
+                    ..key
+                },
+                _ => CauseKey {
+                    kind: CauseKind::NonpreemptibleCode,
+                    code: sample.and_then(|s| s.code),
+                    ..key
+                },
+            };
+            let until = code::share(rest, e - from, to - from);
+            self.charge(key, until - charged);
+            charged = until;
+        });
+    }
+
     /// On a CPU, which may have had other things to do.
     fn running(&mut self, key: CauseKey, piece: &Piece, from: u64, to: u64) {
+        let rest = self.missed(key, piece, from, to);
+        self.charge(key, rest);
+    }
+
+    /// Charges what a CPU that a thread was on had to do otherwise; returns what is left, ns.
+    fn missed(&mut self, key: CauseKey, piece: &Piece, from: u64, to: u64) -> u64 {
         let missed = piece.missed(from, to);
         let cpu = piece.cpu;
         self.charge(CauseKey { kind: CauseKind::VmSteal, cpu, ..key }, missed.stolen_ns);
         self.charge(CauseKey { kind: CauseKind::IrqSoftirq, cpu, ..key }, missed.irq_ns);
-        self.charge(key, to - from - missed.stolen_ns - missed.irq_ns);
+        to - from - missed.stolen_ns - missed.irq_ns
     }
 
     fn wait(&mut self, key: CauseKey, piece: &Piece, from: u64, to: u64) {
@@ -392,6 +432,29 @@ impl Path<'_> {
             *self.causes.entry(key).or_insert(0) += ns;
         }
     }
+}
+
+/// Causes that differ only in the line of a function become one, with the line that most of its time is of.
+fn by_function(causes: BTreeMap<CauseKey, u64>) -> Vec<Cause> {
+    let mut out: Vec<(Cause, u64)> = Vec::new();
+    for (key, ns) in causes {
+        let of_function = |k: &CauseKey| CauseKey { code: None, ..*k };
+        let same = |(c, _): &&mut (Cause, u64)| {
+            key.code.is_some()
+                && c.key.code.map(|c| c.function) == key.code.map(|c| c.function)
+                && of_function(&c.key) == of_function(&key)
+        };
+        match out.iter_mut().find(same) {
+            Some((cause, most)) => {
+                cause.ns += ns;
+                if ns > *most {
+                    (cause.key.code, *most) = (key.code, ns);
+                }
+            }
+            None => out.push((Cause { key, ns }, ns)),
+        }
+    }
+    out.into_iter().map(|(cause, _)| cause).collect()
 }
 
 /// Number of `futex` (x86-64), in which threads of Go programs park.

@@ -156,7 +156,7 @@ fn programs() -> Vec<Capability> {
         Ok(mut session) => {
             let sched =
                 session.attach_sched().map_err(|e| e.to_string()).map(|u| match u.first() {
-                    None => "sched_switch, sched_waking and five more attach".to_owned(),
+                    None => "sched_switch, sched_waking and six more attach".to_owned(),
                     Some(first) => format!("attached, without {}: {}", first.feature, first.why),
                 });
             all.push(capability("tp_btf", true, sched, "g211s cannot attach"));

@@ -26,11 +26,13 @@ pub mod features;
 pub mod kernel_btf;
 mod polls;
 mod read;
+mod sampler;
 
 pub use error::{BpfError, NEEDS};
 use error::{failed, not_loaded};
 use kernel_btf::KernelFacts;
 pub use read::Loss;
+pub use sampler::HZ as SAMPLER_HZ;
 
 /// The BPF object that build.rs made; empty in a build without the eBPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("G211S_BPF_OBJECT"));
@@ -147,6 +149,7 @@ pub struct Session {
     ebpf: Ebpf,
     facts: KernelFacts,
     polls: Result<polls::Polls, BpfError>,
+    sampler: sampler::Sampler,
     ring: AsyncFd<Ring>,
     targets: Array<MapData, u64>,
     configs: Array<MapData, Pod<TargetConfig>>,
@@ -177,7 +180,7 @@ impl log::Log for KernelLog {
 }
 
 /// Scheduler programs: program name and tracepoint, and whether the run is worthless without.
-const SCHED: [(&str, bool, &str); 7] = [
+const SCHED: [(&str, bool, &str); 8] = [
     ("sched_switch", true, ""),
     ("sched_waking", true, ""),
     ("sched_wakeup_new", false, "the first run of a new thread has no run-queue delay"),
@@ -185,6 +188,11 @@ const SCHED: [(&str, bool, &str); 7] = [
     ("sched_process_fork", false, "threads born later are seen from their first switch on"),
     ("sched_process_exit", false, "a thread's end is seen at its last switch only"),
     ("sched_process_exec", false, "an exec of the target is not noticed"),
+    (
+        "signal_deliver",
+        false,
+        "where a thread kept the world from stopping is told by samples alone",
+    ),
 ];
 
 /// What is lost where interrupts are not observed.
@@ -288,6 +296,7 @@ impl Session {
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error)?,
             hists: PerCpuArray::try_from(take(&mut ebpf, "HISTOGRAMS")?).map_err(map_error)?,
             loss: PerCpuArray::try_from(take(&mut ebpf, "LOSS")?).map_err(map_error)?,
+            sampler: sampler::Sampler::new(&mut ebpf)?,
             polls,
             facts,
             ebpf,
@@ -346,6 +355,19 @@ impl Session {
     /// What this kernel counts by itself.
     pub fn facts(&self) -> &KernelFacts {
         &self.facts
+    }
+
+    /// Begins to look at every CPU [`SAMPLER_HZ`] times a second for code that keeps a world from stopping.
+    ///
+    /// # Errors
+    /// [`BpfError`] if the kernel refuses; then none is attached.
+    pub fn sample(&mut self) -> Result<(), BpfError> {
+        sampler::Sampler::begin(&mut self.ebpf)
+    }
+
+    /// How often that was done so far, on all CPUs.
+    pub fn sampler_ticks(&self) -> u64 {
+        self.sampler.ticks()
     }
 
     /// How network polls are counted here, and why not better.

@@ -6,11 +6,13 @@
 //! as 1 ns, because 0 means "unknown" in events.
 
 use g211s_ebpf::event::{
-    EventKind, Header, NO_TARGET, ProbeEvent, Site, SliceEvent, ThreadEvent, ThreadState,
+    EventKind, Header, NO_TARGET, ProbeEvent, STACK_DEPTH, Site, SliceEvent, StackEvent, StackWhy,
+    ThreadEvent, ThreadState,
 };
 
-use super::{cpus::Cpus, threads::Threads};
+use super::{cpus::Cpus, stacks::Stacks, threads::Threads};
 use crate::event::Event;
+use crate::record::{SymbolFrame, SymbolInfo};
 
 /// The target's process in every scene.
 pub(crate) const TGID: u32 = 100;
@@ -24,6 +26,21 @@ pub(crate) struct Scene {
     pub(crate) transitions: Vec<ThreadEvent>,
     pub(crate) slices: Vec<SliceEvent>,
     pub(crate) probes: Vec<ProbeEvent>,
+    pub(crate) stacks: Vec<StackEvent>,
+}
+
+/// A stack taken by a signal, outside of any drawing.
+pub(crate) fn stack(ts_ns: u64, tid: u32, syscall: i32, addresses: &[u64]) -> StackEvent {
+    let mut all = [0; STACK_DEPTH];
+    all[..addresses.len()].copy_from_slice(addresses);
+    StackEvent {
+        header: Header { ts_ns, kind: EventKind::Stack as u8, target: 0, cpu: 0, tid },
+        why: StackWhy::Signal as u32,
+        stw: 1,
+        syscall,
+        depth: addresses.len() as u32,
+        addresses: all,
+    }
 }
 
 fn state_of(c: char) -> ThreadState {
@@ -166,6 +183,35 @@ impl Scene {
         self.probe_ns(ts, tid, site, stw, args)
     }
 
+    /// Draws where a thread was: a letter for the function `main.LETTER` whose code it was found in, `!` where
+    /// it came from system call 1, a space where nobody looked.
+    pub(crate) fn code(mut self, tid: u32, places: &str) -> Self {
+        for (i, c) in places.chars().enumerate().filter(|&(_, c)| c != ' ') {
+            let (syscall, address) = if c == '!' { (1, u64::from('S')) } else { (-1, c.into()) };
+            self.stacks.push(stack(self.at(i), tid, syscall, &[address]));
+        }
+        self
+    }
+
+    /// The stacks that the drawing has.
+    pub(crate) fn stacks(&self) -> Stacks {
+        let mut stacks = Stacks::default();
+        for c in 'a'..='z' {
+            stacks.name(SymbolInfo {
+                target: 0,
+                address: c.into(),
+                frames: vec![SymbolFrame {
+                    function: format!("main.{c}"),
+                    file: Some("main.go".to_owned()),
+                    line: Some(u32::from(c)),
+                    inlined: false,
+                }],
+            });
+        }
+        self.stacks.iter().for_each(|e| stacks.apply(e));
+        stacks
+    }
+
     /// The threads that the drawing proves.
     pub(crate) fn threads(&self) -> Threads {
         self.threads_without(&[])
@@ -194,6 +240,7 @@ impl Scene {
         let mut all: Vec<Event> = self.slices.iter().copied().map(Event::Slice).collect();
         all.extend(self.transitions.iter().copied().map(Event::Thread));
         all.extend(self.probes.iter().copied().map(Event::Probe));
+        all.extend(self.stacks.iter().copied().map(Event::Stack));
         all.sort_by_key(|e| e.header().ts_ns);
         all
     }

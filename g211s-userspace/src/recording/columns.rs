@@ -295,6 +295,7 @@ pub(super) fn json_of(record: &Record) -> Option<(u8, &'static str, serde_json::
         Record::End(r) => (FIRST_JSON_TAG + 6, "end", serde_json::to_vec(r)),
         Record::ThreadTotals(r) => (FIRST_JSON_TAG + 7, "thread totals", serde_json::to_vec(r)),
         Record::Runtime(r) => (FIRST_JSON_TAG + 8, "runtime", serde_json::to_vec(r)),
+        Record::Symbol(r) => (FIRST_JSON_TAG + 9, "symbol", serde_json::to_vec(r)),
         Record::Steal(r) => (FIRST_JSON_TAG + 12, "steal", serde_json::to_vec(r)),
     })
 }
@@ -310,6 +311,7 @@ fn from_json(tag: u8, json: &[u8]) -> Result<Record, &'static str> {
         6 => serde_json::from_slice(json).map(Record::End),
         7 => serde_json::from_slice(json).map(Record::ThreadTotals),
         8 => serde_json::from_slice(json).map(Record::Runtime),
+        9 => serde_json::from_slice(json).map(Record::Symbol),
         12 => serde_json::from_slice(json).map(Record::Steal),
         _ => return Err("unknown record type"),
     }

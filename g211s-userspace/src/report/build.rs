@@ -13,10 +13,10 @@ use super::{
     pipeline::{Judged, Pipeline, TargetModel},
     schema::{
         Alloc, Behind, BehindFor, BehindProcess, BlockingPolls, ByClass, ByKind, CauseReport,
-        CauseTotal, CpuSteal, DelayCause, DelayReport, Delays, Dist, Events, Gc, LateWakes,
-        Netpoll, NonblockingPolls, PartOfStop, Report, Run, Runqueue, RuntimeReport, SCHEMA,
-        SleepReport, Sleeps, StwReport, StwTotals, TargetInfo, TargetReport, ThreadInStop,
-        ThreadRow, Threads, Throttling, Window,
+        CauseTotal, CodeReport, CpuSteal, DelayCause, DelayReport, Delays, Dist, Events, Gc,
+        LateWakes, Netpoll, NonblockingPolls, PartOfStop, PlaceReport, Report, Run, Runqueue,
+        RuntimeReport, SCHEMA, SleepReport, Sleeps, StwReport, StwTotals, TargetInfo, TargetReport,
+        ThreadInStop, ThreadRow, Threads, Throttling, Window,
     },
 };
 use crate::{
@@ -28,7 +28,10 @@ use crate::{
         verdict::{CauseKind, Runner, syscall_name},
     },
     event::by_class,
-    model::reason::stw_reason_text,
+    model::{
+        reason::stw_reason_text,
+        stacks::{Code, Place, Stacks},
+    },
     record::{
         Interval, ProcessInfo, Quota, Settings, SparseHist, Target, ThreadInfo, ThreadTotals,
     },
@@ -91,7 +94,7 @@ impl Names {
 }
 
 /// One stop with names.
-pub(super) fn stop(target: usize, judged: &Judged, names: &Names) -> StwReport {
+pub(super) fn stop(target: usize, judged: &Judged, names: &Names, stacks: &Stacks) -> StwReport {
     let Judged { stop, verdict, gc_cycle, retry } = judged;
     let laggard_tid = stop.laggard().map(|(_, tid)| tid);
     StwReport {
@@ -131,6 +134,7 @@ pub(super) fn stop(target: usize, judged: &Judged, names: &Names) -> StwReport {
                 quota: (c.key.kind == CauseKind::CfsThrottled)
                     .then(|| names.quota(target, stop.end_ns))
                     .flatten(),
+                code: c.key.code.and_then(|id| stacks.code(id)).map(code),
                 why: c.key.why,
             })
             .collect(),
@@ -147,6 +151,15 @@ pub(super) fn stop(target: usize, judged: &Judged, names: &Names) -> StwReport {
             })
             .collect(),
     }
+}
+
+fn code(code: &Code) -> CodeReport {
+    let place = |p: &Place| PlaceReport {
+        function: p.function.to_string(),
+        file: p.file.as_deref().map(str::to_owned),
+        line: p.line,
+    };
+    CodeReport { place: place(&code.place), caller: code.caller.as_ref().map(place) }
 }
 
 /// The report of a flushed run.
@@ -241,7 +254,8 @@ fn section(
     let threshold_ns = settings.map_or(0, |s| s.threshold_ns);
     let counters = model.intervals.last().cloned().unwrap_or_default();
     let mut hists = Histograms { of: model.hists.as_ref().map(|h| &h.hists) };
-    let stw: Vec<StwReport> = model.judged.iter().map(|j| stop(index, j, names)).collect();
+    let stw: Vec<StwReport> =
+        model.judged.iter().map(|j| stop(index, j, names, &model.stacks)).collect();
     let gc_spans: Vec<Span> = model
         .gc
         .cycles
@@ -289,6 +303,10 @@ fn target_info(t: &Target, model: &TargetModel) -> TargetInfo {
         module: t.module.as_deref().map(clean),
         link_mode: all(&t.link_mode),
         cpus_allowed: clean(&t.cpus_allowed),
+        stacks: t.stacks.clone().map(|mut s| {
+            s.why = clean(&s.why);
+            s
+        }),
         threads_at_attach: t.threads.len(),
         threads_born: model.born,
         threads_exited: model.exited,

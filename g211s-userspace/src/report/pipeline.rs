@@ -25,6 +25,7 @@ use crate::{
         cpus::Cpus,
         gc::GcTracker,
         reason::go_minor,
+        stacks::Stacks,
         stw::{Due, IncompleteStop, Outcome, Stop, StwTracker},
         threads::Threads,
     },
@@ -83,6 +84,7 @@ pub(super) struct Judged {
 #[derive(Clone, Debug)]
 pub(super) struct TargetModel {
     pub(super) threads: Threads,
+    pub(super) stacks: Stacks,
     stops: StwTracker,
     pub(super) gc: GcTracker,
     pub(super) judged: Vec<Judged>,
@@ -105,6 +107,7 @@ impl TargetModel {
         let minor = go_minor(go_version);
         Self {
             threads: Threads::default(),
+            stacks: Stacks::default(),
             stops: StwTracker::new(minor),
             gc: GcTracker::default(),
             judged: Vec::new(),
@@ -167,7 +170,7 @@ impl TargetModel {
             let (gc_cycle, retry) = self.gc.stop(&outcome);
             match outcome {
                 Outcome::Complete(stop) => {
-                    let verdict = explain(&stop, &self.threads, cpus);
+                    let verdict = explain(&stop, &self.threads, cpus, &self.stacks);
                     self.judged.push(Judged { stop, verdict, gc_cycle, retry });
                 }
                 Outcome::Incomplete(part) => self.incomplete.push(part),
@@ -280,6 +283,15 @@ impl Pipeline {
                 t.comm = clean(&t.comm);
                 state.names.threads.insert((t.target, t.tid), *t);
             }
+            Record::Symbol(mut symbol) => {
+                for frame in &mut symbol.frames {
+                    frame.function = clean(&frame.function);
+                    frame.file = frame.file.as_deref().map(clean);
+                }
+                if let Some(t) = state.targets.get_mut(usize::from(symbol.target)) {
+                    t.stacks.name(*symbol);
+                }
+            }
             Record::ThreadTotals(t) => {
                 if let Some(model) = state.targets.get_mut(usize::from(t.target)) {
                     // The same number again is another thread: what the number did in all counts.
@@ -373,7 +385,8 @@ impl State {
                     }
                     None => {}
                 },
-                Event::Stack(_) | Event::Span(_) | Event::Slice(_) => {}
+                Event::Stack(e) => t.stacks.apply(e),
+                Event::Span(_) | Event::Slice(_) => {}
             }
         } else {
             self.stray += 1;
@@ -397,9 +410,9 @@ impl State {
 
     /// Notes the last `n` stops of a target.
     fn tell(&mut self, index: usize, n: usize) {
-        let judged = &self.targets[index].judged;
+        let TargetModel { judged, stacks, .. } = &self.targets[index];
         for j in &judged[judged.len() - n..] {
-            let stop = Box::new(build::stop(index, j, &self.names));
+            let stop = Box::new(build::stop(index, j, &self.names, stacks));
             self.notes.push(Note::Stop { target: index as u8, stop });
         }
     }
@@ -415,6 +428,7 @@ impl State {
         let horizons: Vec<u64> = self.targets.iter().map(|t| keep(oldest_stop(t))).collect();
         for (t, horizon) in self.targets.iter_mut().zip(horizons) {
             t.threads.prune(horizon);
+            t.stacks.prune(horizon);
         }
     }
 }

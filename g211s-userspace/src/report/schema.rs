@@ -25,7 +25,9 @@ use crate::{
         gc::{Cycle, IncompleteCycle},
         stw::{EndEvidence, IncompleteStop},
     },
-    record::{AttachedProbe, Cost, Host, Notice, PollSource, Quota, Settings, Unavailable},
+    record::{
+        AttachedProbe, Cost, Host, Notice, PollSource, Quota, Settings, StackSource, Unavailable,
+    },
 };
 
 /// Name and version of the schema.
@@ -144,6 +146,8 @@ pub struct TargetInfo {
     pub threads_exited: u64,
     /// Whether it replaced its program.
     pub execed: bool,
+    /// How the code is found that keeps its world from stopping; `null` in older recordings.
+    pub stacks: Option<StackSource>,
     /// Probes attached.
     pub probes: Vec<AttachedProbe>,
     /// CPU quotas that bound it at attach, innermost first.
@@ -422,8 +426,31 @@ pub struct CauseReport {
     pub syscall_name: Option<&'static str>,
     /// Throttled: by which quota, where known.
     pub quota: Option<Quota>,
+    /// Code that was not preempted: which; `null` where no stack was taken in it.
+    pub code: Option<CodeReport>,
     /// Unexplained: why.
     pub why: Option<&'static str>,
+}
+
+/// Where a thread was in its own code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CodeReport {
+    /// The innermost function. What is not Go's stands in brackets: `[vdso]`, `[libc.so.6]`.
+    #[serde(flatten)]
+    pub place: PlaceReport,
+    /// Where that is the runtime's or no Go: the first of the program's own functions above it, where known.
+    pub caller: Option<PlaceReport>,
+}
+
+/// A line of a function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlaceReport {
+    /// The function.
+    pub function: String,
+    /// Its source file, as the compiler was given it.
+    pub file: Option<String>,
+    /// The line in it.
+    pub line: Option<u32>,
 }
 
 /// A task that ran while a thread waited for its CPU.

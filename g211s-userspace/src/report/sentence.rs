@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 
 use super::{
     format::{clean, count, duration},
-    schema::{Behind, CauseReport, DelayCause, DelayReport, SleepReport, StwReport},
+    schema::{
+        Behind, CauseReport, CodeReport, DelayCause, DelayReport, PlaceReport, SleepReport,
+        StwReport,
+    },
 };
 use crate::analysis::{
     accuracy::{Accuracy, Finding, Numbers},
@@ -49,6 +52,10 @@ pub fn disagreement(a: &Accuracy) -> Vec<String> {
     lines.iter_mut().for_each(wrong);
     lines
 }
+
+/// Code that ran on for this long after it was asked to stop does not let itself be preempted: a signal that
+/// can do it does it in microseconds.
+const NOT_PREEMPTED_NS: u64 = 1_000_000;
 
 /// Causes named one by one; the rest is summed up.
 const NAMED: usize = 3;
@@ -200,13 +207,36 @@ fn who(b: &Behind) -> String {
     }
 }
 
+fn code(c: &CodeReport) -> String {
+    match &c.caller {
+        Some(caller) => format!("{} called from {}", place(&c.place), place(caller)),
+        None => place(&c.place),
+    }
+}
+
+/// `main.spin (spin.go:41)`.
+fn place(p: &PlaceReport) -> String {
+    let file = p.file.as_deref().and_then(|f| f.rsplit('/').next());
+    match (file, p.line) {
+        (Some(file), Some(line)) => format!("{} ({file}:{line})", p.function),
+        (Some(file), None) => format!("{} ({file})", p.function),
+        (None, _) => p.function.clone(),
+    }
+}
+
 fn words(cause: &CauseReport, work: &str) -> String {
     let thread = thread(cause.tid, cause.m_id);
     let cpu = cause.cpu.map_or_else(|| "a CPU".to_owned(), |cpu| format!("CPU {cpu}"));
     match cause.kind {
         CauseKind::RuntimeWork if cause.phase == Phase::Stopped => work.to_owned(),
         CauseKind::RuntimeWork => "stopping the world".to_owned(),
-        CauseKind::NonpreemptibleCode => format!("{thread} running on before it stopped"),
+        CauseKind::NonpreemptibleCode => match &cause.code {
+            Some(c) if cause.ns >= NOT_PREEMPTED_NS => {
+                format!("{thread} in {}, which does not let itself be preempted", code(c))
+            }
+            Some(c) => format!("{thread} running on in {} before it stopped", code(c)),
+            None => format!("{thread} running on before it stopped"),
+        },
         CauseKind::SyscallReturn => match (cause.syscall_name, cause.syscall) {
             (Some(name), _) => format!("{thread} in {name} with its P kept"),
             (None, Some(nr)) => format!("{thread} in system call {nr} with its P kept"),
@@ -260,6 +290,7 @@ mod tests {
             syscall: None,
             syscall_name: None,
             quota: None,
+            code: None,
             why: None,
         }
     }
@@ -360,6 +391,39 @@ mod tests {
         );
         s.causes[0].quota = None;
         assert!(sentence(&s).contains("kept off all CPUs by the CPU quota; 2 ms"));
+    }
+
+    #[test]
+    fn code_that_does_not_let_itself_be_preempted_is_named() {
+        let at = |function: &str, file: &str, line| PlaceReport {
+            function: function.into(),
+            file: Some(file.into()),
+            line: Some(line),
+        };
+        let mut s = stop(vec![
+            CauseReport {
+                code: Some(CodeReport {
+                    place: at("main.spin", "/src/a/spin.go", 41),
+                    caller: None,
+                }),
+                ..cause(CauseKind::NonpreemptibleCode, 38_000_000, Phase::Stopping)
+            },
+            CauseReport {
+                code: Some(CodeReport {
+                    place: at("runtime.memclrNoHeapPointers", "runtime/memclr_amd64.s", 70),
+                    caller: Some(at("main.fill", "fill.go", 7)),
+                }),
+                ..cause(CauseKind::NonpreemptibleCode, 900_000, Phase::Stopping)
+            },
+        ]);
+        assert_eq!(
+            sentence(&s),
+            "GC #812 paused 39 ms: 38 ms were thread 4711 in main.spin (spin.go:41), which does not \
+             let itself be preempted; 900 µs thread 4711 running on in runtime.memclrNoHeapPointers \
+             (memclr_amd64.s:70) called from main.fill (fill.go:7) before it stopped."
+        );
+        s.causes.iter_mut().for_each(|c| c.code = None);
+        assert!(sentence(&s).ends_with("39 ms were thread 4711 running on before it stopped."));
     }
 
     #[test]

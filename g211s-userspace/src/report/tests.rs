@@ -81,6 +81,7 @@ fn start(go_version: &str) -> Record {
                 quota_us: 20_000,
                 period_us: 100_000,
             }],
+            stacks: None,
             runtime: Some(RuntimeAccess {
                 offsets: "measured on this Go version".into(),
                 features: vec![

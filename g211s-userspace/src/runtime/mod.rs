@@ -10,6 +10,7 @@ pub mod bias;
 mod checks;
 pub mod histogram;
 pub mod memory;
+pub mod preemption;
 pub mod sampling;
 pub mod snapshot;
 #[cfg(test)]

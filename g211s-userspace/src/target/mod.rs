@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::elf::ElfError;
 use crate::go::{Binary, BinaryError};
@@ -131,7 +132,7 @@ pub struct ResolvedTarget {
     /// Inode of its PID namespace, where readable.
     pub pid_ns: Option<u64>,
     /// Its executable.
-    pub binary: Binary,
+    pub binary: Arc<Binary>,
 }
 
 impl ResolvedTarget {
@@ -153,6 +154,7 @@ impl ResolvedTarget {
             threads: self.threads.clone(),
             runtime: None,
             quotas: Vec::new(),
+            stacks: None,
         }
     }
 
@@ -219,7 +221,7 @@ pub fn resolve(procfs: &Procfs, pid: u32) -> Result<ResolvedTarget, TargetError>
         threads: procfs.threads(pid).map_err(failed("task"))?,
         start_ticks: stat.start_ticks,
         pid_ns: procfs.pid_ns(pid).ok(),
-        binary,
+        binary: Arc::new(binary),
     })
 }
 

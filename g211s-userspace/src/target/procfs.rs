@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufRead as _, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -140,6 +140,23 @@ impl Procfs {
     pub fn cmdline(&self, pid: u32) -> io::Result<String> {
         let line = text(&self.path(pid, "cmdline"))?;
         Ok(line.trim_end_matches('\0').replace('\0', " "))
+    }
+
+    /// What is mapped at an address of a process: a path, or a name in brackets; empty for anonymous memory,
+    /// `None` where nothing is.
+    pub fn mapped_at(&self, pid: u32, address: u64) -> io::Result<Option<String>> {
+        /// Most bytes of the list that are read.
+        const MAX_MAPS: u64 = 64 << 20;
+        let file = File::open(self.path(pid, "maps"))?;
+        let mut lines = io::BufReader::new(file.take(MAX_MAPS)).lines().map_while(Result::ok);
+        Ok(lines.find_map(|line| {
+            // address perms offset dev inode, then the path after many spaces.
+            let mut words = line.splitn(6, ' ');
+            let (start, end) = words.next()?.split_once('-')?;
+            let hex = |s| u64::from_str_radix(s, 16).ok();
+            let path = words.nth(4).unwrap_or_default().trim_start();
+            (hex(start)?..hex(end)?).contains(&address).then(|| path.to_owned())
+        }))
     }
 
     /// All processes, ascending.

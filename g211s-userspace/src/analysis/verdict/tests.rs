@@ -45,7 +45,7 @@ fn a_laggard_behind_a_hog() {
         .cpu(1, "229999999999222", &[(9, "stress")])
         .cpu(0, "111000000000000011111111", &[]);
     let s = stop(&scene, 2, 17, 20, &[(14, 2)]);
-    let v = explain(&s, &scene.threads(), &scene.cpus());
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
     assert_eq!(
         told(&v),
         [
@@ -81,7 +81,7 @@ fn a_stopper_preempted_before_it_told_anyone() {
         .thread(2, "==============___", "11111111111111111")
         .cpu(0, "111999999911000", &[(9, "hog")]);
     let s = stop(&scene, 2, 15, 17, &[(14, 2)]);
-    let v = explain(&s, &scene.threads(), &scene.cpus());
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
     assert_eq!(
         told(&v)[..2],
         [(RunqueueWait, 1, Some(9), 70), (RuntimeWork, 1, None, 30)],
@@ -96,7 +96,7 @@ fn waiting_for_sched_lock_is_the_stoppers_own() {
         Scene::new(10).thread(1, "=_____===", "000000000").thread(2, "======___", "111111111");
     let mut s = stop(&scene, 1, 7, 9, &[(6, 2)]);
     s.told_ns = Some(scene.at(6));
-    let v = explain(&s, &scene.threads(), &scene.cpus());
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
     assert_eq!(told(&v)[0], (Blocked, 1, None, 50));
     assert_eq!(v.causes[0].key.syscall, Some(202));
     assert_eq!(syscall_name(202), Some("futex"));
@@ -106,7 +106,7 @@ fn waiting_for_sched_lock_is_the_stoppers_own() {
 fn a_stop_without_gcstopm_names_nobody() {
     let scene =
         Scene::new(10).thread(1, "==____===", "000000000").thread(2, "======___", "111111111");
-    let v = explain(&stop(&scene, 1, 7, 9, &[]), &scene.threads(), &scene.cpus());
+    let v = explain(&stop(&scene, 1, 7, 9, &[]), &scene.threads(), &scene.cpus(), &scene.stacks());
     assert_eq!(
         told(&v),
         [(Unexplained, 1, None, 40), (RuntimeWork, 1, None, 20), (RuntimeWork, 1, None, 20)]
@@ -114,11 +114,91 @@ fn a_stop_without_gcstopm_names_nobody() {
     assert_eq!(v.causes[0].key.why, Some(UNSEEN_LAGGARD));
 }
 
+/// (kind, function, line, system call, ns) of the laggard's causes while it ran.
+fn coded(scene: &Scene, v: &Verdict) -> Vec<(CauseKind, String, i32, u64)> {
+    let stacks = scene.stacks();
+    let ran = v.causes.iter().filter(|c| matches!(c.key.kind, NonpreemptibleCode | SyscallReturn));
+    ran.map(|c| {
+        let code = c.key.code.and_then(|id| stacks.code(id));
+        let name = code.map_or("?".to_owned(), |c| c.place.function.to_string());
+        (c.key.kind, name, c.key.syscall.unwrap_or(-1), c.ns)
+    })
+    .collect()
+}
+
+#[test]
+fn a_laggard_in_code_that_is_not_preempted() {
+    let scene = Scene::new(10)
+        //          0         1         2
+        //          012345678901234567890123
+        .thread(1, "===____________w========", "000000000000000000000000")
+        .thread(2, "=====================___", "111111111111111111111111")
+        .code(2, " b a a a    b             ");
+    let s = stop(&scene, 2, 17, 20, &[(14, 2)]);
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
+    assert_eq!(
+        coded(&scene, &v),
+        [
+            // From 3, where the stopper sleeps, to halfway between the samples at 7 and 12. What it was in at
+            // 1, before the stop, is of no account.
+            (NonpreemptibleCode, "main.a".to_owned(), -1, 65),
+            (NonpreemptibleCode, "main.b".to_owned(), -1, 45),
+        ]
+    );
+    assert_eq!(v.explained_ns, 180);
+}
+
+#[test]
+fn a_laggard_that_comes_from_a_system_call() {
+    let scene = Scene::new(10)
+        .thread(1, "===_________===", "000000000000000")
+        .thread(2, "==========_____", "111111111111111")
+        .code(2, "       ! a");
+    let s = stop(&scene, 2, 12, 14, &[(10, 2)]);
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
+    assert_eq!(
+        coded(&scene, &v),
+        [(SyscallReturn, "?".to_owned(), 1, 50), (NonpreemptibleCode, "main.a".to_owned(), -1, 20),]
+    );
+}
+
+#[test]
+fn a_stretch_in_which_nobody_looked_has_no_code() {
+    let scene = Scene::new(10)
+        .thread(1, "===_________===", "000000000000000")
+        .thread(2, "=====pp===_____", "111111111111111")
+        .code(2, "  a        a");
+    let s = stop(&scene, 2, 12, 14, &[(10, 2)]);
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
+    assert_eq!(
+        coded(&scene, &v),
+        [
+            (NonpreemptibleCode, "?".to_owned(), -1, 30),
+            (NonpreemptibleCode, "main.a".to_owned(), -1, 20),
+        ],
+        "neither what it was in before it was preempted, nor after it gave its P up"
+    );
+}
+
+#[test]
+fn lines_of_one_function_are_one_cause() {
+    let key = |function, place| CauseKey {
+        kind: NonpreemptibleCode,
+        why: None,
+        code: Some(CodeId::of(function, place)),
+        ..CauseKey::unexplained(Phase::Stopping, 1, "")
+    };
+    let causes =
+        BTreeMap::from([(key(1, 1), 10), (key(1, 2), 30), (key(1, 3), 20), (key(2, 4), 5)]);
+    let merged: Vec<_> = by_function(causes).into_iter().map(|c| (c.key.code, c.ns)).collect();
+    assert_eq!(merged, [(Some(CodeId::of(1, 2)), 60), (Some(CodeId::of(2, 4)), 5)]);
+}
+
 #[test]
 fn the_stopped_phase_is_the_stoppers() {
     let scene =
         Scene::new(10).thread(1, "===DD=pp=", "000000000").cpu(0, "111..12.1", &[(2, "kworker")]);
-    let v = explain(&stop(&scene, 1, 2, 9, &[]), &scene.threads(), &scene.cpus());
+    let v = explain(&stop(&scene, 1, 2, 9, &[]), &scene.threads(), &scene.cpus(), &scene.stacks());
     assert_eq!(
         told(&v),
         [
@@ -141,7 +221,7 @@ fn late(states: &str, tell: impl FnOnce(Scene) -> Scene) -> Verdict {
         .cpu(1, &format!("22{}00", "0".repeat(n)), &[]);
     let scene = tell(scene);
     let s = stop(&scene, 1, n + 2, n + 4, &[(n + 2, 2)]);
-    let v = explain(&s, &scene.threads(), &scene.cpus());
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
     assert_eq!(v.explained_ns + v.unexplained_ns, s.end_ns - s.start_ns);
     v
 }
@@ -194,7 +274,7 @@ fn a_signal_that_stops_all_threads() {
         .thread(2, "=====TTTTTTTT==______", "111111111111111111111")
         .thread(3, "==___TTTTTTTT________", "111111111111111111111");
     let s = stop(&scene, 1, 16, 19, &[(2, 3), (15, 2)]);
-    let v = explain(&s, &scene.threads(), &scene.cpus());
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
     assert_eq!(told(&v)[0], (StoppedBySignal, 2, None, 80));
     assert_eq!(v.unexplained_ns, 10, "from giving its P up to waking the stopper, asleep");
 
@@ -205,7 +285,7 @@ fn a_signal_that_stops_all_threads() {
         "1111111111111111",
     );
     let s = stop(&scene, 1, 3, 14, &[(2, 2)]);
-    let v = explain(&s, &scene.threads(), &scene.cpus());
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
     assert_eq!(told(&v)[0], (StoppedBySignal, 1, None, 80));
     assert_eq!(v.unexplained_ns, 0);
 
@@ -216,14 +296,19 @@ fn a_signal_that_stops_all_threads() {
         "11111111111111111",
     );
     let s = stop(&scene, 1, 14, 16, &[(4, 2)]);
-    let v = explain(&s, &scene.threads(), &scene.cpus());
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
     assert_eq!(told(&v)[0], (StoppedBySignal, 1, None, 80));
 }
 
 #[test]
 fn threads_never_seen_are_unexplained() {
     let scene = Scene::new(10);
-    let v = explain(&stop(&scene, 1, 5, 9, &[(3, 2)]), &scene.threads(), &scene.cpus());
+    let v = explain(
+        &stop(&scene, 1, 5, 9, &[(3, 2)]),
+        &scene.threads(),
+        &scene.cpus(),
+        &scene.stacks(),
+    );
     assert_eq!((v.explained_ns, v.unexplained_ns), (0, 80));
     assert_eq!(v.involved, []);
 }
@@ -260,6 +345,13 @@ fn machine(choices: &[(u8, u8)]) -> Scene {
     }
     let mut scene = Scene::new(10);
     for t in 0..3 {
+        // Where it runs, somebody looks now and then.
+        let seen = |(i, c): (usize, char)| match (c, choices[i]) {
+            ('=', (who, _)) if who % 5 < 2 => [' ', 'a', 'b', '!'][usize::from(who / 5 % 4)],
+            _ => ' ',
+        };
+        let seen: String = states[t].chars().enumerate().map(seen).collect();
+        scene = scene.code(t as u32 + 1, &seen);
         scene = scene.thread(t as u32 + 1, &states[t], &queues[t]);
     }
     for (cpu, line) in runners.iter().enumerate() {
@@ -293,9 +385,26 @@ fn by_kind(v: &Verdict) -> BTreeMap<(CauseKind, u32), u64> {
         c.key.kind != Unexplained && (c.key.kind != RunqueueWait || c.key.behind.is_some())
     };
     for c in v.causes.iter().filter(says) {
-        *all.entry((c.key.kind, c.key.tid)).or_insert(0) += c.ns;
+        // Which of the two it was at a moment is told by the stacks before and after it.
+        let kind = if c.key.kind == SyscallReturn { NonpreemptibleCode } else { c.key.kind };
+        *all.entry((kind, c.key.tid)).or_insert(0) += c.ns;
     }
     all
+}
+
+/// Causes, as if nobody had looked what a running laggard was in.
+fn without_code(v: &Verdict) -> BTreeMap<CauseKey, u64> {
+    let mut out = BTreeMap::new();
+    for c in &v.causes {
+        let key = match c.key.kind {
+            NonpreemptibleCode | SyscallReturn => {
+                CauseKey { kind: NonpreemptibleCode, code: None, syscall: None, ..c.key }
+            }
+            _ => c.key,
+        };
+        *out.entry(key).or_insert(0) += c.ns;
+    }
+    out
 }
 
 fn lose<T: Copy>(all: &[T], lost: &[bool]) -> Vec<T> {
@@ -315,6 +424,7 @@ proptest! {
         lost_slices in prop::collection::vec(any::<bool>(), 0..200),
         tenth in prop::collection::vec(0u8..10, 400),
         more in prop::collection::vec((any::<u8>(), any::<u8>()), 1..30),
+        lost_stacks in prop::collection::vec(any::<bool>(), 0..200),
     ) {
         let mut scene = machine(&choices);
         say_more(&mut scene, &more);
@@ -326,7 +436,7 @@ proptest! {
         gave_up.sort_unstable();
         let stop = stop(&scene, cuts[0], cuts[1], cuts[2], &gave_up);
         let total = stop.end_ns - stop.start_ns;
-        let whole = explain(&stop, &scene.threads(), &scene.cpus());
+        let whole = explain(&stop, &scene.threads(), &scene.cpus(), &scene.stacks());
         let sum: u64 = whole.causes.iter().map(|c| c.ns).sum();
         prop_assert_eq!(sum, total);
         prop_assert_eq!(whole.explained_ns + whole.unexplained_ns, total);
@@ -335,6 +445,11 @@ proptest! {
             prop_assert_ne!(c.key.why, Some(NO_EVIDENCE));
         }
 
+        // A lost stack takes a name and nothing else.
+        let mut nameless = scene.clone();
+        nameless.stacks = lose(&scene.stacks, &lost_stacks);
+        let nameless = explain(&stop, &scene.threads(), &scene.cpus(), &nameless.stacks());
+        prop_assert_eq!(without_code(&nameless), without_code(&whole));
         // Half of the events lost, and a tenth.
         let tenth: Vec<bool> = tenth.iter().map(|n| *n == 0).collect();
         let (some, others) = tenth.split_at(tenth.len() / 2);
@@ -345,7 +460,7 @@ proptest! {
             let slices: Vec<SliceEvent> = lose(&scene.slices, lost_slices);
             let mut part = Scene::new(10);
             (part.transitions, part.slices) = (transitions, slices);
-            let less = explain(&stop, &part.threads(), &part.cpus());
+            let less = explain(&stop, &part.threads(), &part.cpus(), &scene.stacks());
             let sum: u64 = less.causes.iter().map(|c| c.ns).sum();
             prop_assert_eq!(sum, total);
             prop_assert_eq!(less.explained_ns + less.unexplained_ns, total);
