@@ -104,6 +104,8 @@ pub struct ThreadRecord {
     pub queued_ns: u64,
     /// Asleep in a network poll, or woken from it and not on a CPU yet: since when, ns; else 0.
     pub epoll_ns: u64,
+    /// Since it was last woken from a network poll that has not returned yet: when that was, ns; else 0.
+    pub epoll_woken_ns: u64,
     /// System call it blocks or last blocked in.
     pub syscall: i32,
     /// CPU it runs or is queued on, or last ran on.
@@ -144,6 +146,7 @@ impl ThreadRecord {
             since_ns,
             queued_ns: since_ns,
             epoll_ns: 0,
+            epoll_woken_ns: 0,
             syscall: NO_SYSCALL,
             cpu: 0,
             state: state as u8,

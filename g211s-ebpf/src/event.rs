@@ -175,7 +175,8 @@ pub const SYS_EPOLL_PWAIT: i32 = 281;
 pub const SYS_EPOLL_PWAIT2: i32 = 441;
 /// Sent because a window was open.
 pub const THREAD_IN_WINDOW: u32 = 1;
-/// Sent because the thread's interval reaches back into a window that has closed.
+/// Sent because the thread's interval reaches back into a window that has closed, or over a late harvest of
+/// the network.
 pub const THREAD_CLOSES_WINDOW: u32 = 2;
 /// Sent because the interval in a runnable state, or in uninterruptible sleep, exceeded the threshold.
 pub const THREAD_OUTLIER: u32 = 4;
@@ -418,8 +419,8 @@ pub enum SpanWhat {
     /// P `id` was kept by thread `tid`, asleep in system call `detail` since the start, until the runtime
     /// took it away.
     PHeld = 2,
-    /// A network poll of thread `tid` took `detail` events; a socket of its was ready from the start on, and at
-    /// `middle_ns` the thread was told (woken; 0: it was not asleep).
+    /// A network poll of thread `tid` took `detail` events; a socket of the epoll set was ready from the start
+    /// on, and at `middle_ns` the thread was told (woken; 0: it was not asleep).
     Harvest = 3,
 }
 

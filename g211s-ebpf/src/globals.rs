@@ -70,6 +70,28 @@ globals! {
     OFF_RQ_IRQ / off_rq_irq: u32 = ABSENT;
     /// 1: interrupts are observed by their tracepoints.
     COUNT_IRQS / count_irqs: u32 = 0;
+    /// 1: the offsets from here to `OFF_EP_OVFLIST` are known.
+    HAS_EPOLL_OFFSETS / has_epoll_offsets: u32 = 0;
+    /// `task_struct.files`
+    OFF_TASK_FILES / off_task_files: u32 = 0;
+    /// `files_struct.fdt`
+    OFF_FILES_FDT / off_files_fdt: u32 = 0;
+    /// `fdtable.fd`
+    OFF_FDT_FD / off_fdt_fd: u32 = 0;
+    /// `file.private_data`
+    OFF_FILE_PRIVATE / off_file_private: u32 = 0;
+    /// `eppoll_entry.wait`
+    OFF_EPPOLL_WAIT / off_eppoll_wait: u32 = 0;
+    /// `eppoll_entry.base`
+    OFF_EPPOLL_BASE / off_eppoll_base: u32 = 0;
+    /// `epitem.ep`
+    OFF_EPITEM_EP / off_epitem_ep: u32 = 0;
+    /// `epitem.event.events`
+    OFF_EPITEM_EVENTS / off_epitem_events: u32 = 0;
+    /// `eventpoll.rdllist`
+    OFF_EP_RDLLIST / off_ep_rdllist: u32 = 0;
+    /// `eventpoll.ovflist`
+    OFF_EP_OVFLIST / off_ep_ovflist: u32 = 0;
     /// 1: `sched_switch` passes `prev_state` as its fourth argument (5.18+).
     HAS_PREV_STATE / has_prev_state: u32 = 0;
     /// Runnable waits of at least this are sent one by one, ns.

@@ -88,10 +88,12 @@ pub enum Hist {
     EpollWait = 8,
     /// Woken from a sleeping `epoll_wait` → running: how late the network was served.
     EpollLate = 9,
+    /// A socket of an epoll set became ready → the set's ready sockets were taken (`ep_poll_callback`).
+    ReadyHarvested = 10,
 }
 
 /// Histograms per target.
-pub const HISTS: usize = 10;
+pub const HISTS: usize = 11;
 
 /// One histogram as a map value.
 #[repr(C)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use g211s_ebpf::{
     config::{CpuState, IrqState, MAX_CPUS, MAX_TARGETS, TARGET_BITS, TargetConfig, ThreadRecord},
@@ -16,7 +16,9 @@ use g211s_ebpf::{
 #[repr(C)]
 pub(crate) struct TargetState {
     pub(crate) stw_start_ns: u64,
-    pub(crate) last_stw_end_ns: u64,
+    /// Until when evidence is wanted: the end of the last window (a stop of the world) or of the last late
+    /// harvest of the network. A thread's interval that began before tells what it did then.
+    pub(crate) evidence_until_ns: u64,
     pub(crate) gc_start_ns: u64,
     pub(crate) last_gc_end_ns: u64,
     /// Windows opened so far.
@@ -35,6 +37,33 @@ pub(crate) struct TargetState {
     pub(crate) stopper: u32,
     /// Zero.
     pub(crate) reserved: u32,
+    /// Epoll sets of its that are known.
+    pub(crate) epoll_sets: u32,
+    /// 1: a socket of a set of its has become ready since its sockets were last taken.
+    pub(crate) epoll_ready: u32,
+    /// Since when the network waits for a thread: something is ready, or a thread was woken from a poll. 0: it
+    /// does not.
+    pub(crate) network_waits_ns: u64,
+}
+
+/// Where an epoll set of a target stands. Written where a socket becomes ready, on any CPU, and where a poll
+/// returns; a race between the two costs an observation, and never makes one longer.
+#[repr(C)]
+pub(crate) struct EpollSet {
+    /// Since when something is ready that no poll has taken, ns; 0: nothing is.
+    pub(crate) ready_ns: u64,
+    /// While a poll is taking what is ready: since when there is something that it will leave, ns; else 0.
+    pub(crate) next_ns: u64,
+    /// Whose it is.
+    pub(crate) target: u32,
+    pad: u32,
+}
+
+impl EpollSet {
+    /// A set in which nothing is known to be ready.
+    pub(crate) const fn of(target: u32) -> Self {
+        Self { ready_ns: 0, next_ns: 0, target, pad: 0 }
+    }
 }
 
 /// The events' way to user space. 8 MiB hold about 120,000 events: a second and more of the
@@ -74,6 +103,11 @@ pub(crate) static COUNTERS: PerCpuArray<TargetCounters> =
 #[map]
 pub(crate) static HISTOGRAMS: PerCpuArray<HistData> =
     PerCpuArray::with_max_entries(MAX_TARGETS * HISTS as u32, 0);
+
+/// `struct eventpoll *` → a target's epoll set. A Go process has one; one that has more than all this
+/// together loses those it has not used for longest until their next harvest.
+#[map]
+pub(crate) static EPOLL_SETS: LruHashMap<u64, EpollSet> = LruHashMap::with_max_entries(1024, 0);
 
 /// One entry: not 0 while polls are counted.
 #[map]

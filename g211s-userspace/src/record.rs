@@ -92,6 +92,20 @@ pub struct Settings {
     /// What counted network polls; `None` where nothing could, and in older recordings.
     #[serde(default)]
     pub poll_source: Option<PollSource>,
+    /// What told how late the network was served; in older recordings the wakeups did.
+    #[serde(default)]
+    pub lateness_source: LatenessSource,
+}
+
+/// What tells how late the network is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LatenessSource {
+    /// The kernel, where a socket becomes ready (`fentry` on `ep_poll_callback`): until a poll took it.
+    EpPollCallback,
+    /// The scheduler: from the wakeup of a thread that slept in a poll until it ran.
+    #[default]
+    Wakeup,
 }
 
 /// What counts network polls.

@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use crate::{setup, toolchain};
 
 mod initramfs;
+mod network;
 
 use initramfs::Initramfs;
 
@@ -119,7 +120,7 @@ echo "vm: booted $(uname -r)"
 sh /scenario < /dev/null
 rc=$?
 tar c -C /out . | gzip > /dev/ttyS1
-echo "vm: ended $rc"
+printf '\nvm: ended %s\n' "$rc"
 poweroff -f
 "#;
 
@@ -202,7 +203,10 @@ impl Guest {
         qemu.args(["-smp", &options.cpus.to_string(), "-serial", "stdio", "-serial"]);
         qemu.arg(format!("file:{}", results.display()));
         qemu.arg("-kernel").arg(&self.image).arg("-initrd").arg(&self.initramfs);
-        qemu.args(["-append", "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init"]);
+        qemu.args([
+            "-append",
+            "console=ttyS0 quiet no_timer_check panic=-1 oops=panic rdinit=/init",
+        ]);
         println!("vm: booting {}", self.image.display());
         let began = Instant::now();
         let code = watch(Proc::spawn(&mut qemu)?, Duration::from_secs(options.timeout))?;
@@ -213,7 +217,12 @@ impl Guest {
         ensure!(toolchain::quietly(&mut tar), "what it wrote did not come back whole");
         println!("vm: what it wrote is in {}", out.display());
         if let Ok(text) = std::fs::read_to_string(out.join("report.json")) {
-            facts(&Report::parse(&text).context("its report")?)?;
+            let report = Report::parse(&text).context("its report")?;
+            facts(&report)?;
+            if options.command.is_empty() && options.scenario == Scenario::Net {
+                let told = std::fs::read_to_string(out.join("workload.txt"))?;
+                network::check(&report, &told)?;
+            }
         }
         ensure!(code == 0, "the scenario ended with {code}");
         Ok(())

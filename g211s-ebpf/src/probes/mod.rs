@@ -4,6 +4,7 @@ pub(crate) mod doctor;
 pub(crate) mod netpoll;
 pub(crate) mod off_cpu;
 pub(crate) mod quota;
+pub(crate) mod ready;
 pub(crate) mod runtime;
 pub(crate) mod sched;
 pub(crate) mod stacks;

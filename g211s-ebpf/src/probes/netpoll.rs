@@ -1,5 +1,6 @@
 //! netpoll: calls of `epoll_pwait` and its kin. A poll with timeout 0 and one that may sleep are counted
-//! apart; who sleeps in a poll, how long, and how late it runs again is the scheduler's to say.
+//! apart; who sleeps in a poll, how long, and how late it runs again is the scheduler's to say, and since
+//! when a socket was ready that of `ready`.
 //!
 //! Two ways to the same counts. `fentry` on the system calls themselves costs their callers alone, a few
 //! ns. Where the kernel has none, the tracepoints of all system calls: those cost every process of the
@@ -12,7 +13,7 @@ use aya_ebpf::{
 };
 use g211s_ebpf::event::{SYS_EPOLL_PWAIT, SYS_EPOLL_PWAIT2, SYS_EPOLL_WAIT};
 
-use super::target;
+use super::{ready, target};
 use crate::{
     maps::{POLLS, SYSCALLS},
     send::add,
@@ -25,6 +26,8 @@ type Regs = *const u8;
 // argument is still in its register when the call returns.
 const OFF_R10: usize = 7 * 8;
 const OFF_ORIG_AX: usize = 15 * 8;
+
+const OFF_DI: usize = 14 * 8;
 
 #[inline(always)]
 fn register(regs: Regs, offset: usize) -> u64 {
@@ -66,8 +69,8 @@ fn enter(nr: i32, regs: Regs) {
 
 #[inline(always)]
 fn exit(nr: i32, regs: Regs, result: i64) {
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let Some(c) = target::of(tgid).and_then(target::counters) else { return };
+    let Some(index) = target::of((bpf_get_current_pid_tgid() >> 32) as u32) else { return };
+    let Some(c) = target::counters(index) else { return };
     if result > 0 {
         add(&mut c.epoll_events, result as u64);
     } else if may_sleep(nr, regs) {
@@ -122,7 +125,9 @@ macro_rules! polls {
         #[fexit(function = $function)]
         pub(crate) fn $exit(ctx: FExitContext) -> i32 {
             if counting() {
-                exit($nr, ctx.arg(0), ctx.arg(1));
+                let (regs, result): (Regs, i64) = (ctx.arg(0), ctx.arg(1));
+                exit($nr, regs, result);
+                ready::harvested(register(regs, OFF_DI), result);
             }
             0
         }

@@ -99,7 +99,7 @@ fn after(site: u64, target: &TargetConfig, now: u64, ts: &mut TargetState) {
     }
     if site == u64::from(target.close_site) && ts.open != 0 {
         ts.open = 0;
-        ts.last_stw_end_ns = now;
+        ts.evidence_until_ns = now;
         let last = ts.terminating != 0
             || (target.has_mark_termination == 0 && ts.reason == REASON_MARK_TERMINATION);
         if last {

@@ -105,19 +105,27 @@ fn enter(rec: &mut ThreadRecord, to: ThreadState, now: u64, cpu: u16, phase: u16
 
 /// Why a change that ends the interval `[since, now]` is to be sent; 0: it is not.
 #[inline(always)]
-fn reasons(rec: &ThreadRecord, ts: &TargetState) -> u32 {
+fn reasons(now: u64, rec: &ThreadRecord, ts: &TargetState) -> u32 {
     let mut flags = 0;
     if globals::stream_all() != 0 {
         flags |= THREAD_FULL;
     }
     if ts.open != 0 {
         flags |= THREAD_IN_WINDOW;
-    } else if rec.since_ns < ts.last_stw_end_ns {
-        // The interval reaches back into a window that has closed: it alone tells what the thread
-        // did from its last change in that window (or before it) to the window's end.
+    } else if rec.since_ns < ts.evidence_until_ns || network_is_late(now, ts) {
+        // The interval reaches back into a window that has closed (or over a late harvest): it alone tells
+        // what the thread did from its last change in that window (or before it) to the window's end.
         flags |= THREAD_CLOSES_WINDOW;
     }
     flags
+}
+
+/// Whether the network has waited for so long that it is about to be late: from then on each change tells
+/// what kept it.
+#[inline(always)]
+fn network_is_late(now: u64, ts: &TargetState) -> bool {
+    let since = ts.network_waits_ns;
+    since != 0 && now > since + globals::threshold_ns() / 2
 }
 
 struct Change {
@@ -207,7 +215,7 @@ fn send_slice(now: u64, cpu: u16, s: &Slice, flags: u32) {
 /// to an end within minutes.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn send_slices(now: u64, cpu: u64, from: u64) -> u64 {
+pub(crate) extern "C" fn send_slices(now: u64, cpu: u64, from: u64) -> u64 {
     let Some(cs) = cpu_state(cpu as u32) else { return 0 };
     let ended = cs.ended;
     let mut back = 1u64;
@@ -243,10 +251,10 @@ extern "C" fn send_slot(now: u64, cpu: u64, slot: u64, flags: u64) -> u64 {
     0
 }
 
-/// Whether `[since, now]` overlaps the current or the last stop-the-world.
+/// Whether `[since, now]` overlaps a time of which evidence is wanted.
 #[inline(always)]
-fn overlaps_stw(since: u64, ts: &TargetState) -> bool {
-    ts.open != 0 || since < ts.last_stw_end_ns
+fn is_wanted(since: u64, ts: &TargetState) -> bool {
+    ts.open != 0 || since < ts.evidence_until_ns
 }
 
 /// Where the runtime stands: 0 in no GC cycle, 1 in one, 2 in a stop of the world. A wait is
@@ -374,12 +382,13 @@ fn switch_out(
         rec.cpu = cpu;
     }
     rec.syscall = syscall;
-    let flags = reasons(rec, ts);
+    let flags = reasons(now, rec, ts);
     if flags != 0 {
         send_change(now, rec, ts, &Change { missed, ..Change::new(tid, cpu, to, next_tid, flags) });
     }
     if !to.is_runnable() && matches!(syscall, SYS_EPOLL_PWAIT | SYS_EPOLL_WAIT | SYS_EPOLL_PWAIT2) {
         rec.epoll_ns = now;
+        ts.network_waits_ns = 0;
     }
     // An exited thread's record stays for user space to take, which it does soon.
     enter(rec, to, now, cpu, phase(ts));
@@ -392,7 +401,7 @@ fn switch_out(
 fn switch_in(now: u64, cpu: u16, task: Task, tid: u32, index: u32, prev_tid: u32) {
     let Some(ts) = target::state(index) else { return };
     let Some(rec) = record(tid, index) else { return };
-    let mut flags = reasons(rec, ts);
+    let mut flags = reasons(now, rec, ts);
     let waited = now.wrapping_sub(rec.since_ns);
     let was = rec.state;
     let runnable = was == ThreadState::RunnableWoken as u8
@@ -404,7 +413,7 @@ fn switch_in(now: u64, cpu: u16, task: Task, tid: u32, index: u32, prev_tid: u32
             flags |= THREAD_OUTLIER;
         }
         if flags & (THREAD_OUTLIER | THREAD_FULL) != 0
-            || (flags != 0 && overlaps_stw(rec.since_ns, ts))
+            || (flags != 0 && is_wanted(rec.since_ns, ts))
         {
             send_slices(now, cpu.into(), rec.queued_ns);
         }
@@ -412,6 +421,14 @@ fn switch_in(now: u64, cpu: u16, task: Task, tid: u32, index: u32, prev_tid: u32
     if rec.epoll_ns != 0 {
         count_sleep(index, now - rec.epoll_ns, runnable, waited);
         rec.epoll_ns = 0;
+        ts.network_waits_ns = 0;
+        if was == ThreadState::RunnableWoken as u8 {
+            rec.epoll_woken_ns = rec.since_ns;
+            if waited >= globals::threshold_ns() {
+                // What the other threads did meanwhile is theirs to tell, each at its next change.
+                ts.evidence_until_ns = now;
+            }
+        }
     }
     if flags != 0 {
         let taken = if runnable { quota::leaves(rec, task, now) } else { Taken::default() };
@@ -502,7 +519,7 @@ fn wakeup(task: Task) {
         return;
     }
     let cpu = task_cpu(task);
-    let mut flags = reasons(rec, ts);
+    let mut flags = reasons(now, rec, ts);
     if state == ThreadState::BlockedUninterruptible as u8
         && now - rec.since_ns >= globals::threshold_ns()
     {
@@ -512,6 +529,9 @@ fn wakeup(task: Task) {
         let waker = aya_ebpf::helpers::bpf_get_current_pid_tgid() as u32;
         let to = ThreadState::RunnableWoken;
         send_change(now, rec, ts, &Change::new(tid, cpu, to, waker, flags));
+    }
+    if rec.epoll_ns != 0 && ts.network_waits_ns == 0 {
+        ts.network_waits_ns = now;
     }
     enter(rec, ThreadState::RunnableWoken, now, cpu, phase(ts));
     quota::joins_other(rec, task, cpu);
@@ -555,7 +575,7 @@ fn migrate(task: Task, dest: u16) {
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let from_cpu = rec.cpu;
-    let mut flags = reasons(rec, ts);
+    let mut flags = reasons(now, rec, ts);
     if now - rec.queued_ns >= globals::threshold_ns() {
         flags |= THREAD_OUTLIER;
     }

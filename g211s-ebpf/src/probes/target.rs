@@ -9,6 +9,7 @@ use g211s_ebpf::{
 use crate::{
     globals,
     maps::{CONFIGS, COUNTERS, HISTOGRAMS, STATES, TARGETS, TargetState},
+    send::add,
 };
 
 /// Index of the target that this process is, if it is one. The first thing every program asks.
@@ -65,6 +66,25 @@ extern "C" fn add_to_histogram(which: u64, ns: u64) -> u64 {
     // The verifier wants to see the bound itself.
     if bucket < BUCKETS {
         h.buckets[bucket] += 1;
+    }
+    0
+}
+
+/// The same from a program that others of its kind can preempt.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn observe_preemptibly(which: u64, ns: u64) -> u64 {
+    let Some(h) = HISTOGRAMS.get_ptr_mut(which as u32) else { return 0 };
+    // SAFETY: this CPU's own entry; who else writes to it does so atomically.
+    let h: &mut HistData = unsafe { &mut *h };
+    add(&mut h.count, 1);
+    add(&mut h.sum, ns);
+    if ns > h.max {
+        h.max = ns;
+    }
+    let bucket = bucket_of(ns);
+    if bucket < BUCKETS {
+        add(&mut h.buckets[bucket], 1);
     }
     0
 }

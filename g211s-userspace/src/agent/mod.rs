@@ -174,6 +174,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
             ring_bytes: args.ring.into(),
             observer_pid: std::process::id(),
             poll_source,
+            lateness_source: session.lateness_source().0,
         },
         targets: watched.iter().map(|w| w.record.clone()).collect(),
     };

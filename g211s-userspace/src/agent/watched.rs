@@ -199,7 +199,8 @@ pub(super) fn seed_threads(session: &mut Session, procfs: &Procfs, w: &mut Watch
             // Running or waiting for a CPU: its next switch will tell.
             _ => continue,
         };
-        session.seed_thread(w.request.index, tid, state, now_ns());
+        let syscall = procfs.thread_syscall(w.record.pid, tid);
+        session.seed_thread(w.request.index, tid, (state, syscall), now_ns());
     }
     w.record.threads = threads;
 }

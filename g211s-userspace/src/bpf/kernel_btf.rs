@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 /// Why BTF cannot be used.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BtfError {
     /// The bytes are not BTF of the known version and this byte order.
     #[error("the kernel's BTF is malformed: {0}")]
@@ -179,8 +179,51 @@ impl<'a> KernelBtf<'a> {
     }
 }
 
+/// Where the kernel's epoll (`fs/eventpoll.c`) and file tables have what tells since when a socket is ready.
+/// These are the kernel's own affair, so a kernel may lack any of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EpollOffsets {
+    /// `task_struct.files`
+    pub task_files: u32,
+    /// `files_struct.fdt`
+    pub files_fdt: u32,
+    /// `fdtable.fd`
+    pub fdt_fd: u32,
+    /// `file.private_data`
+    pub file_private: u32,
+    /// `eppoll_entry.wait`
+    pub eppoll_wait: u32,
+    /// `eppoll_entry.base`
+    pub eppoll_base: u32,
+    /// `epitem.ep`
+    pub epitem_ep: u32,
+    /// `epitem.event.events`
+    pub epitem_events: u32,
+    /// `eventpoll.rdllist`
+    pub ep_rdllist: u32,
+    /// `eventpoll.ovflist`
+    pub ep_ovflist: u32,
+}
+
+impl EpollOffsets {
+    fn of(btf: &KernelBtf<'_>) -> Result<Self, BtfError> {
+        Ok(Self {
+            task_files: btf.offset("task_struct", "files")?,
+            files_fdt: btf.offset("files_struct", "fdt")?,
+            fdt_fd: btf.offset("fdtable", "fd")?,
+            file_private: btf.offset("file", "private_data")?,
+            eppoll_wait: btf.offset("eppoll_entry", "wait")?,
+            eppoll_base: btf.offset("eppoll_entry", "base")?,
+            epitem_ep: btf.offset("epitem", "ep")?,
+            epitem_events: btf.offset("epitem", "event.events")?,
+            ep_rdllist: btf.offset("eventpoll", "rdllist")?,
+            ep_ovflist: btf.offset("eventpoll", "ovflist")?,
+        })
+    }
+}
+
 /// What the scheduler programs need to know of `task_struct` and the tracepoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelFacts {
     /// `task_struct.pid`
     pub task_pid: u32,
@@ -194,6 +237,8 @@ pub struct KernelFacts {
     pub task_cpu: u32,
     /// `sched_switch` passes `prev_state` (5.18+).
     pub has_prev_state: bool,
+    /// What only the time of a socket's readiness needs.
+    pub epoll: Result<EpollOffsets, BtfError>,
     /// How it counts CPU quotas; `None` where it does not (no `CONFIG_CFS_BANDWIDTH`).
     pub quota: Option<QuotaFacts>,
     /// How it counts what a CPU spends on no task; `None` where its queues are laid out otherwise.
@@ -261,6 +306,7 @@ impl KernelFacts {
             has_prev_state: btf.tracepoint_args("sched_switch")? >= 4,
             quota: quota_facts(&btf).ok(),
             off_cpu: off_cpu_facts(&btf).ok(),
+            epoll: EpollOffsets::of(&btf),
         })
     }
 }
@@ -367,6 +413,8 @@ mod tests {
         };
         let facts = KernelFacts::from_btf(&bytes).unwrap();
         assert_eq!(facts.task_tgid, facts.task_pid + 4, "pid and tgid stand side by side");
+        let epoll = facts.epoll.unwrap();
+        assert!(epoll.eppoll_wait > epoll.eppoll_base, "{epoll:?}");
     }
 
     proptest! {

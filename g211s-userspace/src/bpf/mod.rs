@@ -14,12 +14,12 @@ use aya::{
 use g211s_ebpf::{
     config::{CpuState, TargetConfig, ThreadRecord, target_entry, target_slot},
     counters::{LossCounters, TargetCounters},
-    event::{Site, ThreadState},
+    event::{NO_SYSCALL, Site, ThreadState},
     hist::{HISTS, HistData},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::record::{PollSource, Unavailable};
+use crate::record::{LatenessSource, PollSource, Unavailable};
 
 mod error;
 pub mod features;
@@ -150,6 +150,8 @@ pub struct Session {
     facts: KernelFacts,
     polls: Result<polls::Polls, BpfError>,
     sampler: sampler::Sampler,
+    /// Whether the kernel tells when a socket becomes ready, or why not.
+    readiness: Result<(), String>,
     ring: AsyncFd<Ring>,
     targets: Array<MapData, u64>,
     configs: Array<MapData, Pod<TargetConfig>>,
@@ -228,6 +230,8 @@ impl Session {
         let count_irqs = u32::from(options.irqs);
         let wake_at = u64::from(options.ring_bytes / 4);
         let log_level = if options.kernel_log { u8::MAX } else { 0 };
+        let epoll = facts.epoll.clone().unwrap_or_default();
+        let has_epoll = u32::from(facts.epoll.is_ok());
         let multiplier = multiplier_for(&options.tgids);
         let targets = options.tgids.len() as u32;
         let mut loader = EbpfLoader::new();
@@ -239,6 +243,17 @@ impl Session {
             .override_global("OFF_TASK_STATE", &facts.task_state, true)
             .override_global("OFF_TASK_CPU", &facts.task_cpu, true)
             .override_global("COUNT_IRQS", &count_irqs, true)
+            .override_global("HAS_EPOLL_OFFSETS", &has_epoll, true)
+            .override_global("OFF_TASK_FILES", &epoll.task_files, true)
+            .override_global("OFF_FILES_FDT", &epoll.files_fdt, true)
+            .override_global("OFF_FDT_FD", &epoll.fdt_fd, true)
+            .override_global("OFF_FILE_PRIVATE", &epoll.file_private, true)
+            .override_global("OFF_EPPOLL_WAIT", &epoll.eppoll_wait, true)
+            .override_global("OFF_EPPOLL_BASE", &epoll.eppoll_base, true)
+            .override_global("OFF_EPITEM_EP", &epoll.epitem_ep, true)
+            .override_global("OFF_EPITEM_EVENTS", &epoll.epitem_events, true)
+            .override_global("OFF_EP_RDLLIST", &epoll.ep_rdllist, true)
+            .override_global("OFF_EP_OVFLIST", &epoll.ep_ovflist, true)
             .override_global("HAS_PREV_STATE", &has_prev, true)
             .override_global("THRESHOLD_NS", &options.threshold_ns, true)
             .override_global("STREAM_ALL", &full, true)
@@ -272,6 +287,11 @@ impl Session {
         }
         // Not vital: without, sleeps in polls and late wakes are still the scheduler's to tell.
         let polls = polls::Polls::open(&mut ebpf, &btf);
+        let readiness = match (&polls, &facts.epoll) {
+            (_, Err(e)) => Err(e.to_string()),
+            (Ok(p), _) if p.source() == PollSource::Fentry => polls::readiness(&mut ebpf, &btf),
+            _ => Err("it needs fentry on the system calls that poll".to_owned()),
+        };
         let kernel_log = options
             .kernel_log
             .then(|| {
@@ -299,6 +319,7 @@ impl Session {
             sampler: sampler::Sampler::new(&mut ebpf)?,
             polls,
             facts,
+            readiness,
             ebpf,
             ring,
             kernel_log,
@@ -373,6 +394,14 @@ impl Session {
     /// How network polls are counted here, and why not better.
     pub fn poll_source(&self) -> Result<(PollSource, Option<&str>), &BpfError> {
         self.polls.as_ref().map(|p| (p.source(), p.why.as_deref()))
+    }
+
+    /// What tells how late the network is served here, and why not better.
+    pub fn lateness_source(&self) -> (LatenessSource, Option<&str>) {
+        match &self.readiness {
+            Ok(()) => (LatenessSource::EpPollCallback, None),
+            Err(why) => (LatenessSource::Wakeup, Some(why)),
+        }
     }
 
     /// Begins to count network polls.
@@ -455,9 +484,16 @@ impl Session {
 
     /// Tells the kernel side the state of a thread that it has not seen yet; what it has seen
     /// itself is newer and stays.
-    pub fn seed_thread(&mut self, target: u8, tid: u32, state: ThreadState, now_ns: u64) {
+    pub fn seed_thread(
+        &mut self,
+        target: u8,
+        tid: u32,
+        (state, syscall): (ThreadState, Option<i32>),
+        now_ns: u64,
+    ) {
         const BPF_NOEXIST: u64 = 1;
-        let record = ThreadRecord::new(target, state, now_ns);
+        let mut record = ThreadRecord::new(target, state, now_ns);
+        record.syscall = syscall.unwrap_or(NO_SYSCALL);
         // Refused if the kernel side made it meanwhile (fine) or the table is full (counted there).
         let _ = self.threads.insert(tid, Pod(record), BPF_NOEXIST);
     }

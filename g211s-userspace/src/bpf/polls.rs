@@ -107,6 +107,18 @@ fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), String> {
     Ok(())
 }
 
+/// Loads and attaches to where a socket of an epoll set becomes ready.
+///
+/// # Errors
+/// What was refused, and why.
+pub(super) fn readiness(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), String> {
+    const FUNCTION: &str = "ep_poll_callback";
+    let refused = |e: ProgramError| failed(format!("fentry on {FUNCTION}"), &e).to_string();
+    let p = program::<FEntry>(ebpf, FUNCTION).map_err(|e| e.to_string())?;
+    p.load(FUNCTION, btf).map_err(refused)?;
+    p.attach().map_err(refused).map(|_| ())
+}
+
 /// Takes back what [`fentry`] attached before it was refused.
 fn no_more_fentry(ebpf: &mut Ebpf) {
     for (enter, exit, _) in CALLS {

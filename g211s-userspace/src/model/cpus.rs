@@ -41,7 +41,11 @@ impl Cpus {
             tgid: e.tgid,
             comm: e.comm,
         };
-        let slices = self.by_cpu.entry(e.header.cpu).or_default();
+        self.put(e.header.cpu, slice);
+    }
+
+    fn put(&mut self, cpu: u16, slice: Slice) {
+        let slices = self.by_cpu.entry(cpu).or_default();
         let at = slices.partition_point(|s| s.start_ns < slice.start_ns);
         match slices.get_mut(at) {
             // The same stay on the CPU, sent while open and again later.
@@ -93,6 +97,22 @@ impl Cpus {
         if at < to_ns {
             f(at, to_ns, None);
         }
+    }
+
+    /// Takes from `other` what it knows of all CPUs during `[from_ns, to_ns)`.
+    pub fn copy(&mut self, other: &Self, from_ns: u64, to_ns: u64) {
+        for (&cpu, slices) in &other.by_cpu {
+            let first = slices.partition_point(|s| s.start_ns <= from_ns).saturating_sub(1);
+            let reach = slices.range(first..).take_while(|s| s.start_ns < to_ns);
+            for slice in reach.filter(|s| s.end_ns > from_ns) {
+                self.put(cpu, *slice);
+            }
+        }
+    }
+
+    /// All slices, by CPU and time.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, &Slice)> {
+        self.by_cpu.iter().flat_map(|(cpu, slices)| slices.iter().map(|s| (*cpu, s)))
     }
 
     /// Forgets slices that were sent before `before_ns`. By time of sending, because a long wait's

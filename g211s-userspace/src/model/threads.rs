@@ -166,6 +166,12 @@ impl Timeline {
         }
     }
 
+    /// Adds a piece that another timeline has proven; what was proven before stays as it was.
+    pub fn add(&mut self, piece: Piece) {
+        self.proven_until_ns = self.proven_until_ns.max(piece.end_ns);
+        self.insert(piece, &mut ThreadSums::default());
+    }
+
     /// Calls `f(start_ns, end_ns, piece)` over `[from_ns, to_ns)` without hole or overlap; `None`
     /// where nothing is proven.
     pub fn walk(&self, from_ns: u64, to_ns: u64, mut f: impl FnMut(u64, u64, Option<&Piece>)) {
@@ -256,6 +262,8 @@ pub struct Thread {
     pub sums: ThreadSums,
     /// Events about it.
     pub events: u64,
+    /// When it exited, ns, if it did.
+    pub exited_ns: Option<u64>,
 }
 
 impl Threads {
@@ -265,6 +273,7 @@ impl Threads {
         let sums = thread.timeline.apply(e);
         thread.sums.merge(&sums);
         thread.events += 1;
+        thread.exited_ns = (e.to == ThreadState::Exited as u8).then_some(e.header.ts_ns);
     }
 
     /// One thread.

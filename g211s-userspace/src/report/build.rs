@@ -10,6 +10,7 @@ use g211s_ebpf::{
 
 use super::{
     format::{clean, comm, sum},
+    network,
     pipeline::{Judged, Pipeline, TargetModel},
     schema::{
         Alloc, Behind, BehindFor, BehindProcess, BlockingPolls, ByClass, ByKind, CauseReport,
@@ -33,7 +34,8 @@ use crate::{
         stacks::{Code, Place, Stacks},
     },
     record::{
-        Interval, ProcessInfo, Quota, Settings, SparseHist, Target, ThreadInfo, ThreadTotals,
+        Interval, LatenessSource, ProcessInfo, Quota, Settings, SparseHist, Target, ThreadInfo,
+        ThreadTotals,
     },
 };
 
@@ -50,11 +52,11 @@ pub(super) struct Names {
 }
 
 impl Names {
-    fn m_id(&self, target: usize, tid: u32) -> Option<u64> {
+    pub(super) fn m_id(&self, target: usize, tid: u32) -> Option<u64> {
         self.threads.get(&(target as u8, tid))?.m_id
     }
 
-    fn behind(&self, target: usize, runner: &Runner) -> Behind {
+    pub(super) fn behind(&self, target: usize, runner: &Runner) -> Behind {
         let process = self.processes.get(&runner.tgid);
         let mut comm = comm(&runner.comm);
         if comm.is_empty() {
@@ -87,7 +89,7 @@ impl Names {
         Some(quota)
     }
 
-    fn behind_for(&self, target: usize, list: &[(Runner, u64)]) -> Vec<BehindFor> {
+    pub(super) fn behind_for(&self, target: usize, list: &[(Runner, u64)]) -> Vec<BehindFor> {
         let one = |(r, ns): &(Runner, u64)| BehindFor { who: self.behind(target, r), ns: *ns };
         list.iter().map(one).collect()
     }
@@ -283,7 +285,11 @@ fn section(
         stw_totals: totals(&stw),
         stw,
         delays: delays(index, model, names, threshold_ns, &gc_spans),
-        netpoll: netpoll(&mut hists, &counters, threshold_ns, window, settings),
+        netpoll: Netpoll {
+            late_count: model.lates.count,
+            late: network::late(index, model, names),
+            ..netpoll(&mut hists, &counters, threshold_ns, window, settings)
+        },
         alloc: alloc(&counters, window),
         runtime: model.samples.report(info),
         accuracy: model.samples.accuracy(&model.seen(), info, lost),
@@ -392,6 +398,7 @@ fn netpoll(
 ) -> Netpoll {
     // Older recordings say nothing: they counted all the time.
     let observed_ns = c.polls_ns.unwrap_or(window.duration_ns);
+    let lateness_source = settings.map(|s| s.lateness_source).unwrap_or_default();
     let per_s = |n: u64| (observed_ns > 0).then(|| n as f64 * 1e9 / observed_ns as f64);
     Netpoll {
         source: settings.and_then(|s| s.poll_source),
@@ -415,6 +422,11 @@ fn netpoll(
             per_s: per_s(c.epoll_nonblocking),
         },
         events: c.epoll_events,
+        lateness_source,
+        ready: (lateness_source == LatenessSource::EpPollCallback)
+            .then(|| h.dist(&[Hist::ReadyHarvested], (0, 0))),
+        late_count: 0,
+        late: Vec::new(),
     }
 }
 

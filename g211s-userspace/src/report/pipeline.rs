@@ -18,6 +18,7 @@ use crate::{
     analysis::{
         accuracy::Accuracy,
         delay::Delays,
+        network::Lates,
         verdict::{Verdict, explain},
     },
     event::Event,
@@ -30,7 +31,9 @@ use crate::{
         threads::Threads,
     },
     order::Order,
-    record::{Hists, Interval, Notice, Record, RunEnd, RunStart, ThreadTotals},
+    record::{
+        Hists, Interval, LatenessSource, Notice, Record, RunEnd, RunStart, Target, ThreadTotals,
+    },
 };
 
 /// A stop leaves this long after its end, once its stopper and laggard have sent what proves their
@@ -90,6 +93,9 @@ pub(super) struct TargetModel {
     pub(super) judged: Vec<Judged>,
     pub(super) incomplete: Vec<IncompleteStop>,
     pub(super) delays: Delays,
+    /// Late harvests of the network.
+    pub(super) lates: Lates,
+    lateness_source: LatenessSource,
     pub(super) intervals: Vec<Interval>,
     pub(super) hists: Option<Hists>,
     /// The runtime's own counters.
@@ -103,7 +109,7 @@ pub(super) struct TargetModel {
 }
 
 impl TargetModel {
-    fn new(go_version: &str) -> Self {
+    fn new(go_version: &str, lateness_source: LatenessSource) -> Self {
         let minor = go_minor(go_version);
         Self {
             threads: Threads::default(),
@@ -113,6 +119,8 @@ impl TargetModel {
             judged: Vec::new(),
             incomplete: Vec::new(),
             delays: Delays::default(),
+            lates: Lates::default(),
+            lateness_source,
             intervals: Vec::new(),
             hists: None,
             samples: Samples::default(),
@@ -137,6 +145,10 @@ impl TargetModel {
 
     fn thread(&mut self, e: &ThreadEvent, cpus: &Cpus) {
         self.threads.apply(e);
+        self.lates.evidence(e, cpus);
+        if self.lateness_source == LatenessSource::Wakeup {
+            self.lates.wake(e, &self.threads, cpus);
+        }
         if Delays::wait_of(e).is_some() || Delays::sleep_of(e).is_some() {
             let (from, to) = (e.since_ns, e.header.ts_ns);
             let mut ended = self.judged.iter().rev().take_while(|j| j.stop.end_ns > from);
@@ -234,7 +246,9 @@ impl Pipeline {
         match record {
             Record::Start(start) => {
                 if self.start.is_none() {
-                    let models = start.targets.iter().map(|t| TargetModel::new(&t.go_version));
+                    let source = start.settings.lateness_source;
+                    let new = |t: &Target| TargetModel::new(&t.go_version, source);
+                    let models = start.targets.iter().map(new);
                     state.targets = models.collect();
                     state.names.tgids = start.targets.iter().map(|t| t.tgid).collect();
                     state.names.observer = start.settings.observer_pid;
@@ -386,7 +400,8 @@ impl State {
                     None => {}
                 },
                 Event::Stack(e) => t.stacks.apply(e),
-                Event::Span(_) | Event::Slice(_) => {}
+                Event::Span(e) => t.lates.harvest(e, &t.threads, &self.cpus),
+                Event::Slice(_) => {}
             }
         } else {
             self.stray += 1;

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::format::sum;
+pub use network::{LateCauseReport, LateReport, MeanwhileReport};
 pub use runtime::{
     GcCounters, GoroutinesReport, HeapReport, LatencyBucket, ReadsReport, RuntimePoint,
     RuntimeReport, SchedLatency, StatusCount,
 };
 
+mod network;
 mod runtime;
 
 use crate::{
@@ -26,7 +28,8 @@ use crate::{
         stw::{EndEvidence, IncompleteStop},
     },
     record::{
-        AttachedProbe, Cost, Host, Notice, PollSource, Quota, Settings, StackSource, Unavailable,
+        AttachedProbe, Cost, Host, LatenessSource, Notice, PollSource, Quota, Settings,
+        StackSource, Unavailable,
     },
 };
 
@@ -663,6 +666,14 @@ pub struct Netpoll {
     pub nonblocking: NonblockingPolls,
     /// Events that the polls counted returned.
     pub events: u64,
+    /// What told how late the network was served.
+    pub lateness_source: LatenessSource,
+    /// From a socket's readiness until a poll took it, of all harvests; null where only wakeups tell.
+    pub ready: Option<Dist>,
+    /// Late harvests, as far as their events arrived.
+    pub late_count: u64,
+    /// The latest of them (at most 20), latest first.
+    pub late: Vec<LateReport>,
 }
 
 /// Polls that may wait.

@@ -58,7 +58,7 @@ pub fn disagreement(a: &Accuracy) -> Vec<String> {
 const NOT_PREEMPTED_NS: u64 = 1_000_000;
 
 /// Causes named one by one; the rest is summed up.
-const NAMED: usize = 3;
+pub(super) const NAMED: usize = 3;
 
 /// The sentence of a stop.
 pub fn sentence(stop: &StwReport) -> String {
@@ -184,20 +184,20 @@ fn wait_word(wait: crate::analysis::verdict::Wait) -> &'static str {
     }
 }
 
-fn capital(s: &str) -> String {
+pub(super) fn capital(s: &str) -> String {
     let mut chars = s.chars();
     chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
 }
 
 /// A thread as people know it: by its M where known.
-fn thread(tid: u32, m_id: Option<u64>) -> String {
+pub(super) fn thread(tid: u32, m_id: Option<u64>) -> String {
     match m_id {
         Some(m) => format!("thread {m} (tid {tid})"),
         None => format!("thread {tid}"),
     }
 }
 
-fn who(b: &Behind) -> String {
+pub(super) fn who(b: &Behind) -> String {
     if b.own {
         format!("its own thread {}", b.tid)
     } else if b.observer {

@@ -16,10 +16,10 @@ use crate::{
     event::Event,
     model::ascii::{Scene, TGID},
     record::{
-        AttachedProbe, Cost, GcSample, GoroutineSample, HeapSample, Hists, Host, Interval, Moment,
-        Notice, PSample, PollSource, ProbeHits, ProcessInfo, Quota, Reads, Record, RunEnd,
-        RunStart, RuntimeAccess, RuntimeFeature, RuntimeSample, Settings, SparseHist, StwSample,
-        Target, ThreadInfo, ThreadTotals, Unavailable,
+        AttachedProbe, Cost, GcSample, GoroutineSample, HeapSample, Hists, Host, Interval,
+        LatenessSource, Moment, Notice, PSample, PollSource, ProbeHits, ProcessInfo, Quota, Reads,
+        Record, RunEnd, RunStart, RuntimeAccess, RuntimeFeature, RuntimeSample, Settings,
+        SparseHist, StwSample, Target, ThreadInfo, ThreadTotals, Unavailable,
     },
 };
 
@@ -45,6 +45,7 @@ fn start(go_version: &str) -> Record {
             ring_bytes: 1 << 20,
             observer_pid: 55,
             poll_source: Some(PollSource::Syscalls),
+            lateness_source: LatenessSource::default(),
         },
         targets: vec![Target {
             pid: 42,

@@ -385,6 +385,22 @@ fn netpoll(out: &mut String, t: &TargetReport, style: Style) {
         maybe(d.max_ns)
     );
     wrap(out, "  ", "  ", &line, str::to_owned);
+    if let Some(ready) = &n.ready {
+        let line = format!(
+            "From a socket's readiness until a poll took it: p50 {}, p99 {}, max {}; {} by {} or more.",
+            maybe(ready.p50_ns),
+            maybe(ready.p99_ns),
+            maybe(ready.max_ns),
+            plural(n.late_count, "was late", "were late"),
+            duration(n.late_wakes.threshold_ns)
+        );
+        wrap(out, "  ", "  ", &line, str::to_owned);
+    }
+    for late in n.late.iter().take(SHOWN / 2) {
+        let begin = late.ready_ns.or(late.woken_ns).unwrap_or_default();
+        let at = duration(begin.saturating_sub(t.window.start_ns));
+        wrap(out, &format!("  at {at:<7} "), "             ", &late.sentence, str::to_owned);
+    }
 }
 
 fn threads(out: &mut String, t: &TargetReport, style: Style) {

@@ -121,6 +121,12 @@ impl Procfs {
         text(&self.root.join("stat")).map(|s| parse_steal(&s)).unwrap_or_default()
     }
 
+    /// The system call that a sleeping thread is in; `None` where it is in none or that cannot be told.
+    pub fn thread_syscall(&self, pid: u32, tid: u32) -> Option<i32> {
+        let path = self.path(pid, "task").join(tid.to_string()).join("syscall");
+        text(&path).ok()?.split_whitespace().next()?.parse().ok()
+    }
+
     /// The most specific cgroup path: of version 2 or of version 1's cpu controller.
     pub fn cgroup(&self, pid: u32) -> io::Result<String> {
         Ok(parse_cgroup(&text(&self.path(pid, "cgroup"))?))
@@ -337,6 +343,7 @@ mod tests {
         assert!(proc.threads(pid).expect("threads").contains(&pid));
         assert!(proc.stat(pid).expect("stat").start_ticks > 0);
         assert!(proc.thread_stat(pid, pid).is_ok());
+        assert_eq!(proc.thread_syscall(pid, u32::MAX), None);
         assert!(!proc.thread_comm(pid, pid).expect("comm").is_empty());
         assert!(proc.cgroup(pid).expect("cgroup").starts_with('/'));
         assert!(!proc.cmdline(pid).expect("cmdline").contains('\0'));

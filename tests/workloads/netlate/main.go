@@ -4,8 +4,8 @@
 //
 // With -busy 0 it only waits: the peer is slow, and nothing is late.
 //
-// It prints `pid N` and `listening ADDR`, then `got SENT_NS RECEIVED_NS` for each message that it had been
-// waiting for (the runtime's nanotime, i.e. CLOCK_MONOTONIC), and ends on SIGTERM.
+// It prints `pid N` and `listening ADDR`, then `got ASKED_NS SENT_NS RECEIVED_NS` for each message (the
+// runtime's nanotime, i.e. CLOCK_MONOTONIC), and ends on SIGTERM.
 package main
 
 import (
@@ -69,10 +69,8 @@ func receive(conn net.Conn) {
 		}
 		got := nanotime()
 		sent := int64(binary.LittleEndian.Uint64(message[:]))
-		if asked < sent {
-			fmt.Fprintln(out, "got", sent, got)
-			out.Flush()
-		}
+		fmt.Fprintln(out, "got", asked, sent, got)
+		out.Flush()
 	}
 }
 
