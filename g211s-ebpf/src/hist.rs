@@ -88,10 +88,18 @@ pub enum Hist {
     EpollWait = 8,
     /// Woken from a sleeping `epoll_wait` → running: how late the network was served.
     EpollLate = 9,
+    /// One `gcParkAssist`, while its probes are attached.
+    AssistPark = 10,
+    /// A P kept by a thread asleep in a system call, until the runtime took it away.
+    PTaken = 11,
+    /// A P kept by a thread asleep in a system call, until the thread ran again.
+    PKept = 12,
+    /// A P kept by a thread that was preempted or in a page fault.
+    PDescheduled = 13,
 }
 
 /// Histograms per target.
-pub const HISTS: usize = 10;
+pub const HISTS: usize = 14;
 
 /// One histogram as a map value.
 #[repr(C)]

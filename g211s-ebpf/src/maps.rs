@@ -35,6 +35,16 @@ pub(crate) struct TargetState {
     pub(crate) clock_ahead: u64,
 }
 
+/// A P in a system call: whose, and since when.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) since_ns: u64,
+    pub(crate) tid: u32,
+    /// `p.syscalltick` then.
+    pub(crate) tick: u32,
+}
+
 /// The events' way to user space. 8 MiB hold about 120,000 events: a second and more of the
 /// densest stream. Resized.
 #[map]
@@ -72,6 +82,15 @@ pub(crate) static COUNTERS: PerCpuArray<TargetCounters> =
 #[map]
 pub(crate) static HISTOGRAMS: PerCpuArray<HistData> =
     PerCpuArray::with_max_entries(MAX_TARGETS * HISTS as u32, 0);
+
+/// Goroutine (`goroutine::key`) → since when it is in `gcParkAssist`. A storm with more of them at once is
+/// counted (`parks_full`).
+#[map]
+pub(crate) static PARKS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// P (`goroutine::key`) → the thread asleep in a system call with it. Two a P of the largest machines.
+#[map]
+pub(crate) static HELD: HashMap<u64, Held> = HashMap::with_max_entries(4_096, 0);
 
 /// One entry: not 0 while polls are counted.
 #[map]

@@ -4,5 +4,6 @@
 pub mod accuracy;
 pub mod correlate;
 pub mod delay;
+pub mod goroutine;
 pub mod stats;
 pub mod verdict;

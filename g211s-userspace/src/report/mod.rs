@@ -4,6 +4,7 @@
 
 mod build;
 pub mod format;
+mod goroutine;
 mod pipeline;
 mod runtime;
 pub mod schema;

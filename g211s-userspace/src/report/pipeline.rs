@@ -18,6 +18,7 @@ use crate::{
     analysis::{
         accuracy::Accuracy,
         delay::Delays,
+        goroutine::Goroutines,
         verdict::{Verdict, explain},
     },
     event::Event,
@@ -88,6 +89,8 @@ pub(super) struct TargetModel {
     pub(super) judged: Vec<Judged>,
     pub(super) incomplete: Vec<IncompleteStop>,
     pub(super) delays: Delays,
+    /// Spans that goroutines waited for.
+    pub(super) goroutines: Goroutines,
     pub(super) intervals: Vec<Interval>,
     pub(super) hists: Option<Hists>,
     /// The runtime's own counters.
@@ -110,6 +113,7 @@ impl TargetModel {
             judged: Vec::new(),
             incomplete: Vec::new(),
             delays: Delays::default(),
+            goroutines: Goroutines::default(),
             intervals: Vec::new(),
             hists: None,
             samples: Samples::default(),
@@ -373,7 +377,8 @@ impl State {
                     }
                     None => {}
                 },
-                Event::Stack(_) | Event::Span(_) | Event::Slice(_) => {}
+                Event::Span(e) => t.goroutines.apply(e),
+                Event::Stack(_) | Event::Slice(_) => {}
             }
         } else {
             self.stray += 1;

@@ -109,6 +109,9 @@ pub fn delay_sentence(delay: &DelayReport) -> String {
         wait_word(delay.wait),
         if delay.in_gc { ", during GC" } else { "" },
     );
+    if let Some(p) = delay.p {
+        let _ = write!(out, ", keeping P {p}");
+    }
     let mut parts: Vec<String> = delay
         .behind
         .iter()
@@ -183,7 +186,7 @@ fn capital(s: &str) -> String {
 }
 
 /// A thread as people know it: by its M where known.
-fn thread(tid: u32, m_id: Option<u64>) -> String {
+pub(super) fn thread(tid: u32, m_id: Option<u64>) -> String {
     match m_id {
         Some(m) => format!("thread {m} (tid {tid})"),
         None => format!("thread {tid}"),
