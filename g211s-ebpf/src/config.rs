@@ -91,6 +91,42 @@ pub struct TargetConfig {
     pub has_mark_termination: u32,
     /// Zero.
     pub reserved: u32,
+    /// Parks of assists that began before this do not count: their probes were away in between. ns.
+    pub assists_since_ns: u64,
+    /// Where the runtime keeps who has which P.
+    pub layout: GoLayout,
+}
+
+/// Where a thread's goroutine, M and P are found in a Go process: offsets in bytes, each 0 where it is not
+/// known. (The fields that are used lie at none but `p.id`.)
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct GoLayout {
+    /// From the thread's FS base to its g; 0: who has which P is not to be looked at.
+    pub tls_g: i32,
+    /// `g.goid`
+    pub g_goid: u32,
+    /// `g.m`
+    pub g_m: u32,
+    /// `m.p`: the P that runs Go code on it.
+    pub m_p: u32,
+    /// `m.oldp`: the P that it went into a system call with; 0 outside of one.
+    pub m_oldp: u32,
+    /// `m.syscalltick`: that P's own as it did.
+    pub m_syscalltick: u32,
+    /// `p.syscalltick`: rises as a system call ends or the P is taken from one.
+    pub p_syscalltick: u32,
+    /// `p.id`
+    pub p_id: u32,
+    /// `p.m`
+    pub p_m: u32,
+    /// `p.runqhead`
+    pub p_runqhead: u32,
+    /// `p.runqtail`
+    pub p_runqtail: u32,
+    /// `p.runnext`
+    pub p_runnext: u32,
 }
 
 /// Value of the `THREADS` map (key: tid): the kernel side's notion of one thread.
@@ -106,6 +142,14 @@ pub struct ThreadRecord {
     pub epoll_ns: u64,
     /// Since it was last woken from a network poll that has not returned yet: when that was, ns; else 0.
     pub epoll_woken_ns: u64,
+    /// Off the CPUs with a P: since when, ns.
+    pub held_since_ns: u64,
+    /// The same: key of `HELD`, where the runtime can take the P away meanwhile; else 0.
+    pub held_key: u64,
+    /// The same: the P's number plus one; 0: it has none, or it was not looked.
+    pub held_p: u32,
+    /// The same: why it is off, as `SpanEvent::detail` of `SpanWhat::PHeld`.
+    pub held_why: i32,
     /// System call it blocks or last blocked in.
     pub syscall: i32,
     /// CPU it runs or is queued on, or last ran on.
@@ -147,6 +191,10 @@ impl ThreadRecord {
             queued_ns: since_ns,
             epoll_ns: 0,
             epoll_woken_ns: 0,
+            held_since_ns: 0,
+            held_key: 0,
+            held_p: 0,
+            held_why: 0,
             syscall: NO_SYSCALL,
             cpu: 0,
             state: state as u8,

@@ -48,6 +48,13 @@ pub struct TargetCounters {
     pub gc: u64,
     /// Bytes asked of `(*mcache).allocLarge`.
     pub large_bytes: u64,
+    /// Parks of assists that found the table full: not measured.
+    pub parks_full: u64,
+    /// Ps kept in system calls that found the table full: not measured.
+    pub held_full: u64,
+    /// Ps kept in system calls while a stop of the world began: it took them, and how long they were kept is
+    /// not known.
+    pub held_cut: u64,
     /// Probe hits by `Site`.
     pub hits: [u64; SITES],
 }
@@ -74,6 +81,9 @@ impl TargetCounters {
         stw: 0,
         gc: 0,
         large_bytes: 0,
+        parks_full: 0,
+        held_full: 0,
+        held_cut: 0,
         hits: [0; SITES],
     };
 }

@@ -265,14 +265,20 @@ pub enum Site {
     /// `runtime.newstack`, entry: counted, tests only (proves that entry probes fire once per call
     /// while stacks grow).
     Custom = 13,
+    /// `runtime.gcParkAssist`, entry: paired with [`Self::AssistDone`], not streamed. R14: the goroutine.
+    AssistPark = 14,
+    /// The branch on what `gcParkAssist` returned, in `gcAssistAlloc`: not streamed. R14: the goroutine.
+    AssistDone = 15,
+    /// `runtime.handoffp`, entry: not streamed. AX: the P that changes hands.
+    HandOffP = 16,
 }
 
 /// Number of [`Site`]s plus one: hits are counted in arrays indexed by site.
-pub const SITES: usize = 16;
+pub const SITES: usize = 32;
 
 impl Site {
     /// All sites, in order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::GcStart,
         Self::StwStop,
         Self::StwStopped,
@@ -286,6 +292,9 @@ impl Site {
         Self::McacheNextFree,
         Self::MallocGc,
         Self::Custom,
+        Self::AssistPark,
+        Self::AssistDone,
+        Self::HandOffP,
     ];
 
     /// The site with this number, if there is one.
@@ -416,8 +425,9 @@ pub struct SpanEvent {
 pub enum SpanWhat {
     /// Goroutine `id` (its number; 0: not known) was parked by `gcParkAssist` until it ran again on `tid`.
     AssistPark = 1,
-    /// P `id` was kept by thread `tid`, asleep in system call `detail` since the start, until the runtime
-    /// took it away.
+    /// A P was kept by thread `tid`, which was off the CPUs: in system call `detail`, or at -1 in a page fault (or
+    /// stopped), or at [`NO_SYSCALL`] preempted. `middle_ns`: when the runtime took the P away, which is the end
+    /// then; 0: the thread ran again with it. `id`: see [`span_p`].
     PHeld = 2,
     /// A network poll of thread `tid` took `detail` events; a socket of the epoll set was ready from the start
     /// on, and at `middle_ns` the thread was told (woken; 0: it was not asleep).
@@ -434,6 +444,18 @@ impl SpanWhat {
             _ => None,
         }
     }
+}
+
+/// `SpanEvent::id` of [`SpanWhat::PHeld`]: the P's number, and how many goroutines its own run queue held as the
+/// runtime took it away (0 where it did not).
+#[inline(always)]
+pub const fn span_p(p: u32, queued: u32) -> u64 {
+    (p as u64) | ((queued as u64) << 32)
+}
+
+/// The P's number, and the goroutines queued on it, of a [`span_p`].
+pub const fn p_of_span(id: u64) -> (u32, u32) {
+    (id as u32, (id >> 32) as u32)
 }
 
 const _: () = {

@@ -34,6 +34,8 @@ globals! {
     OFF_TASK_STATE / off_task_state: u32 = 0;
     /// `task_struct.thread_info.cpu` (5.16+) or `.cpu`
     OFF_TASK_CPU / off_task_cpu: u32 = 0;
+    /// `task_struct.thread.fsbase`; 0: not known.
+    OFF_TASK_FSBASE / off_task_fsbase: u32 = 0;
     /// `task_struct.se.cfs_rq`; this and all below that are [`ABSENT`] are facts that this kernel lacks.
     OFF_TASK_CFS_RQ / off_task_cfs_rq: u32 = ABSENT;
     /// `task_struct.throttled` (6.18+: tasks are throttled one by one, on their way to user mode).

@@ -90,10 +90,18 @@ pub enum Hist {
     EpollLate = 9,
     /// A socket of an epoll set became ready → the set's ready sockets were taken (`ep_poll_callback`).
     ReadyHarvested = 10,
+    /// One `gcParkAssist`, while its probes are attached.
+    AssistPark = 11,
+    /// A P kept by a thread asleep in a system call, until the runtime took it away.
+    PTaken = 12,
+    /// A P kept by a thread asleep in a system call, until the thread ran again.
+    PKept = 13,
+    /// A P kept by a thread that was preempted or in a page fault.
+    PDescheduled = 14,
 }
 
 /// Histograms per target.
-pub const HISTS: usize = 11;
+pub const HISTS: usize = 15;
 
 /// One histogram as a map value.
 #[repr(C)]

@@ -66,6 +66,16 @@ impl EpollSet {
     }
 }
 
+/// A P in a system call: whose, and since when.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) since_ns: u64,
+    pub(crate) tid: u32,
+    /// `p.syscalltick` then.
+    pub(crate) tick: u32,
+}
+
 /// The events' way to user space. 8 MiB hold about 120,000 events: a second and more of the
 /// densest stream. Resized.
 #[map]
@@ -108,6 +118,14 @@ pub(crate) static HISTOGRAMS: PerCpuArray<HistData> =
 /// together loses those it has not used for longest until their next harvest.
 #[map]
 pub(crate) static EPOLL_SETS: LruHashMap<u64, EpollSet> = LruHashMap::with_max_entries(1024, 0);
+/// Goroutine (`goroutine::key`) → since when it is in `gcParkAssist`. A storm with more of them at once is
+/// counted (`parks_full`).
+#[map]
+pub(crate) static PARKS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// P (`goroutine::key`) → the thread asleep in a system call with it. Two a P of the largest machines.
+#[map]
+pub(crate) static HELD: HashMap<u64, Held> = HashMap::with_max_entries(4_096, 0);
 
 /// One entry: not 0 while polls are counted.
 #[map]

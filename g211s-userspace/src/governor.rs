@@ -1,4 +1,4 @@
-//! Keeps affordable what is hit very often (the probes in the allocator's slow path; the tracepoints of
+//! Keeps affordable what is hit very often (the probes in the allocator's slow path and in mark assists; the tracepoints of
 //! all the host's system calls): exact while hits are few, short looks at intervals when they are many.
 //! Decides from counts and times alone; must not know how a probe is attached.
 
@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Hits a second up to which the allocator's probes stay attached: about 0.4 % of one CPU at 2 µs a hit.
 pub const EXACT_ALLOCATIONS: u64 = 2_000;
+/// Hits a second up to which the probes of mark assists stay attached (two a park): as much again.
+pub const EXACT_ASSISTS: u64 = 2_000;
 /// System calls of the host a second up to which their tracepoints stay attached: about as much, at 64 to
 /// 80 ns each (measured on 6.18, `getppid` in a loop).
 pub const EXACT_SYSCALLS: u64 = 50_000;

@@ -263,6 +263,18 @@ pub struct Interval {
     pub alloc_probes_ns: u64,
     /// Hits of those probes in that time (what is hit while they come and go is left out).
     pub alloc_hits: u64,
+    /// How long the probes of mark assists were attached, ns; `None` in older recordings, which had none.
+    #[serde(default)]
+    pub assist_probes_ns: Option<u64>,
+    /// Parks of assists that were not measured, since too many were under way.
+    #[serde(default)]
+    pub parks_full: u64,
+    /// Ps kept in system calls that were not measured, since too many were under way.
+    #[serde(default)]
+    pub held_full: u64,
+    /// Ps kept in system calls that a stop of the world took: how long is not known.
+    #[serde(default)]
+    pub held_cut: u64,
     /// Times that the CPU quota of the target's cgroup ran out since attach.
     pub throttled: u64,
     /// How long the cgroup was throttled since attach, ns.

@@ -14,6 +14,8 @@ use g211s::elf::ElfFile;
 use g211s::elf::buildinfo::BuildInfo;
 use g211s::elf::pclntab::Pclntab;
 use g211s::go::Binary;
+use g211s::go::held::layout;
+use g211s::go::offsets::Offsets;
 use g211s::go::plan::{PlanOptions, ProbePlan, plan};
 use g211s::target::procfs::Procfs;
 use g211s::target::resolve;
@@ -167,12 +169,15 @@ fn every_site_of_the_version_is_planned() {
             Site::McacheRefill,
             Site::McacheAllocLarge,
             Site::McacheNextFree,
+            Site::AssistPark,
+            Site::HandOffP,
             Site::Custom,
         ] {
             assert_eq!(count(site), 1, "{name}: {site:?}: {:?}", plan.unavailable);
             let probe = plan.of(site).next().expect("one");
             assert_eq!(probe.instruction, "push rbp", "{name}: {site:?}");
         }
+        assert_eq!(count(Site::AssistDone), 1, "{name}: {:?}", plan.unavailable);
         let minor = binary.version.minor;
         let (stopped, end) = match minor {
             21 => (1, 0),
@@ -185,6 +190,23 @@ fn every_site_of_the_version_is_planned() {
         assert!(plan.probes.iter().all(|p| p.emulated), "{name}: a dear probe");
         let missing: Vec<&str> = plan.unavailable.iter().map(|u| u.feature.as_str()).collect();
         assert_eq!(missing, if minor == 21 { vec!["stw_end"] } else { vec![] }, "{name}");
+    }
+}
+
+/// `m.syscalltick` is in no table: it is measured here by DWARF, on the releases that are usually there.
+#[test]
+fn a_threads_p_is_found_by_the_same_offsets_in_every_build() {
+    const SYSCALLTICK: [(&str, u32); 2] = [("1.21.13", 664), ("1.27.3", 788)];
+    for built in binaries() {
+        let binary = load(&built.path);
+        let found = layout(&binary, &Offsets::for_version(&binary.version));
+        let found = found.unwrap_or_else(|why| panic!("{}: {why}", built.path.display()));
+        assert_eq!(found.tls_g, -8, "{}", built.path.display());
+        let measured = SYSCALLTICK.iter().find(|(v, _)| *v == built.version);
+        if let Some((_, offset)) = measured {
+            assert_eq!(found.m_syscalltick, *offset, "{}", built.path.display());
+        }
+        assert!(found.m_p < found.m_oldp && found.p_runqhead < found.p_runqtail);
     }
 }
 
@@ -267,6 +289,7 @@ fn damaged_executables_never_panic() {
                 }
                 if let Ok(binary) = Binary::load(damaged) {
                     let _ = plan(&binary, &PlanOptions::default());
+                    let _ = layout(&binary, &Offsets::for_version(&binary.version));
                 }
                 Ok(())
             })

@@ -1,6 +1,7 @@
 //! The programs, one file a subject.
 
 pub(crate) mod doctor;
+pub(crate) mod goroutine;
 pub(crate) mod netpoll;
 pub(crate) mod off_cpu;
 pub(crate) mod quota;

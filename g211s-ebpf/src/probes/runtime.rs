@@ -23,7 +23,7 @@ use crate::{
 
 // Offsets in the x86-64 `struct pt_regs` of the first five integer registers of Go's ABI
 // (Go: cmd/compile/abi-internal.md). Fixed, since the verifier refuses `ctx + variable`.
-const AX: usize = 10 * 8;
+pub(super) const AX: usize = 10 * 8;
 const BX: usize = 5 * 8;
 const CX: usize = 11 * 8;
 const SI: usize = 13 * 8;
@@ -33,7 +33,7 @@ const DI: usize = 14 * 8;
 const REASON_MARK_TERMINATION: u32 = 1;
 
 #[inline(always)]
-fn reg<const OFFSET: usize>(ctx: &ProbeContext) -> u64 {
+pub(super) fn reg<const OFFSET: usize>(ctx: &ProbeContext) -> u64 {
     // SAFETY: the context of a uprobe is the hit's `struct pt_regs`.
     unsafe { core::ptr::read_volatile(ctx.as_ptr().cast::<u8>().add(OFFSET).cast()) }
 }
@@ -110,14 +110,14 @@ fn after(site: u64, target: &TargetConfig, now: u64, ts: &mut TargetState) {
     }
 }
 
-const _: () = assert!(SITES == 16, "see the mask in `count`");
+const _: () = assert!(SITES == 32, "see the mask in `count`");
 
 #[inline(always)]
-fn count(index: u32, site: u64) {
+pub(super) fn count(index: u32, site: u64) {
     let mut at = site;
     // SAFETY: changes one register. A bound that a comparison gave would do, but 5.15's verifier forgets
     // it where the compiler keeps `site` on the stack; this the compiler cannot leave out.
-    unsafe { core::arch::asm!("{at} &= 15", at = inout(reg) at) };
+    unsafe { core::arch::asm!("{at} &= 31", at = inout(reg) at) };
     if let Some(c) = target::counters(index)
         && site < SITES as u64
     {

@@ -17,6 +17,7 @@ use g211s_ebpf::{
 };
 
 use super::{
+    goroutine,
     off_cpu::{self, Missed},
     quota::{self, Taken},
     target,
@@ -382,6 +383,16 @@ fn switch_out(
         rec.cpu = cpu;
     }
     rec.syscall = syscall;
+    if globals::off_task_fsbase() != 0 {
+        let nr = syscall_of(task);
+        if goroutine::may_hold(to, nr) {
+            let preempted = to as u8 == ThreadState::RunnablePreempted as u8;
+            let why = if preempted { NO_SYSCALL } else { syscall };
+            // SAFETY: see `read`.
+            let fsbase: u64 = unsafe { read(task, globals::off_task_fsbase()) };
+            goroutine::note_held(tid.into(), index.into(), now, fsbase, why as i64 as u64);
+        }
+    }
     let flags = reasons(now, rec, ts);
     if flags != 0 {
         send_change(now, rec, ts, &Change { missed, ..Change::new(tid, cpu, to, next_tid, flags) });
@@ -417,6 +428,9 @@ fn switch_in(now: u64, cpu: u16, task: Task, tid: u32, index: u32, prev_tid: u32
         {
             send_slices(now, cpu.into(), rec.queued_ns);
         }
+    }
+    if rec.held_p != 0 {
+        goroutine::end_held(tid.into(), index.into(), now);
     }
     if rec.epoll_ns != 0 {
         count_sleep(index, now - rec.epoll_ns, runnable, waited);

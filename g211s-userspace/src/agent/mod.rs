@@ -2,6 +2,7 @@
 //! [`Record`] to the sinks. Must not know how a record is rendered or what it proves.
 
 mod console;
+mod governed;
 mod naming;
 mod run;
 mod watched;
@@ -159,7 +160,8 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         governor.attached(start_ns, session.host_syscalls());
     }
     for w in &mut watched {
-        w.governor.attached(start_ns, 0);
+        w.allocs.governor.attached(start_ns, 0);
+        w.assists.governor.attached(start_ns, 0);
         seed_threads(&mut session, &procfs, w);
     }
     let start = RunStart {

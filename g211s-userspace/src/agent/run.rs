@@ -15,7 +15,7 @@ use super::{
     console::{Console, Sinks},
     naming::Naming,
     now_ns,
-    watched::{Watched, alloc_hits, thread_info},
+    watched::{Watched, thread_info},
 };
 use crate::{
     bpf::{self, Loss, Session},
@@ -202,8 +202,9 @@ impl Run<'_> {
         let throttled = w.quotas.since();
         let quotas = std::mem::take(&mut w.quotas_changed).then(|| w.quotas.list().to_vec());
         let counters = self.session.counters(target, now).map(|i| Interval {
-            alloc_probes_ns: w.governor.attached_ns(now),
-            alloc_hits: w.governor.counted(alloc_hits(&i)),
+            alloc_probes_ns: w.allocs.governor.attached_ns(now),
+            alloc_hits: w.allocs.governor.counted(w.allocs.hits(&i)),
+            assist_probes_ns: Some(w.assists.governor.attached_ns(now)),
             polls_ns: Some(self.poll_governor.as_ref().map_or(0, |g| g.attached_ns(now))),
             throttled: throttled.count,
             throttled_ns: throttled.ns,
@@ -222,15 +223,15 @@ impl Run<'_> {
         if self.poll_governor.as_ref().is_some_and(|g| g.is_looking(now)) {
             return true;
         }
-        let mut probed = self.watched.iter().filter(|w| w.alive && !w.alloc_probes.is_empty());
-        probed.any(|w| w.governor.is_looking(now))
+        let mut alive = self.watched.iter().filter(|w| w.alive);
+        alive.any(|w| w.allocs.is_looking(now) || w.assists.is_looking(now))
     }
 
     /// Lets what is hit often come and go, so that it stays affordable.
     /// `all`: also what is in no hurry, i.e. not within a short look.
     pub(super) fn govern(&mut self, all: bool) {
         self.govern_polls(all);
-        self.govern_allocs(all);
+        self.govern_probes(all);
     }
 
     fn govern_polls(&mut self, all: bool) {
@@ -257,41 +258,23 @@ impl Run<'_> {
         }
     }
 
-    fn govern_allocs(&mut self, all: bool) {
-        let now = now_ns();
+    fn govern_probes(&mut self, all: bool) {
         let Self { session, watched, .. } = self;
         let mut refused = Vec::new();
-        let due = |w: &&mut Watched| {
-            w.alive && !w.alloc_probes.is_empty() && (all || w.governor.is_looking(now))
-        };
-        for w in watched.iter_mut().filter(due) {
+        for w in watched.iter_mut().filter(|w| w.alive) {
             let index = w.request.index;
-            let hits = |session: &Session| session.counters(index, now).map(|i| alloc_hits(&i));
-            let Ok(counted) = hits(session) else { continue };
-            match w.governor.decide(now_ns(), counted) {
-                Action::Keep => {}
-                Action::Detach => {
-                    w.governor.detached(now_ns(), hits(session).unwrap_or(counted));
-                    let handles = w.alloc_probes.iter_mut().filter_map(|(_, h)| h.take());
-                    // Not waited for: the loop must not stand still for as long as that takes.
-                    drop(bpf::detach(handles.collect()));
-                }
-                Action::Attach => {
-                    for (request, handle) in &mut w.alloc_probes {
-                        match session.attach_probe(request) {
-                            Ok(h) => *handle = Some(h),
-                            Err(e) => refused.push((index, e.to_string())),
-                        }
-                    }
-                    w.governor.attached(now_ns(), hits(session).unwrap_or(counted));
-                }
+            if let Err(e) = w.allocs.govern(session, index, all) {
+                refused.push((index, format!("allocations are not counted from here on: {e}")));
             }
-            if refused.iter().any(|(of, _)| *of == index) {
-                w.alloc_probes.clear();
+            let attached = w.assists.govern(session, index, all).and_then(|back| {
+                if back { session.assists_since(index, now_ns()) } else { Ok(()) }
+            });
+            if let Err(e) = attached {
+                refused.push((index, format!("mark assists are not seen from here on: {e}")));
             }
         }
         for (index, why) in refused {
-            self.notice(Some(index), &format!("allocations are not counted from here on: {why}"));
+            self.notice(Some(index), &why);
         }
     }
 
@@ -450,7 +433,8 @@ impl Run<'_> {
         let Self { session, mut sinks, mut console, watched, .. } = self;
         let detach = Instant::now();
         let handles = watched.into_iter().flat_map(|w| {
-            w.probes.into_iter().chain(w.alloc_probes.into_iter().filter_map(|p| p.1))
+            let Watched { probes, mut allocs, mut assists, .. } = w;
+            probes.into_iter().chain(allocs.take()).chain(assists.take())
         });
         let under_way = bpf::detach(handles.collect());
         drop(session);

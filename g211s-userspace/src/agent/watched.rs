@@ -2,15 +2,18 @@
 
 use std::path::Path;
 
-use g211s_ebpf::event::{Site, ThreadState};
+use g211s_ebpf::{
+    config::GoLayout,
+    event::{Site, ThreadState},
+};
 
-use super::now_ns;
+use super::{governed::Governed, now_ns};
 use crate::{
     bpf::{ProbeHandle, ProbeRequest, SAMPLER_HZ, Session, TargetRequest},
-    go::plan,
-    governor::{EXACT_ALLOCATIONS, Governor},
+    go::{Binary, plan},
+    governor::{EXACT_ALLOCATIONS, EXACT_ASSISTS},
     model::reason::StwReason,
-    record::{Interval, Moment, Record, StackSource, Target, ThreadInfo, Unavailable},
+    record::{Moment, Record, StackSource, Target, ThreadInfo, Unavailable},
     runtime::{
         bias::load_bias,
         preemption::async_preemption,
@@ -25,9 +28,10 @@ pub(super) struct Watched {
     pub(super) resolved: ResolvedTarget,
     pub(super) request: TargetRequest,
     pub(super) alive: bool,
-    /// Probes in the allocator's slow path, which come and go.
-    pub(super) alloc_probes: Vec<(ProbeRequest, Option<ProbeHandle>)>,
-    pub(super) governor: Governor,
+    /// Probes in the allocator's slow path.
+    pub(super) allocs: Governed,
+    /// Probes in mark assists.
+    pub(super) assists: Governed,
     /// All its other probes.
     pub(super) probes: Vec<ProbeHandle>,
     pub(super) quotas: Quotas,
@@ -60,13 +64,10 @@ fn find_quotas(resolved: &ResolvedTarget) -> Quotas {
     )
 }
 
-/// Hits of the allocator's probes so far.
-pub(super) fn alloc_hits(i: &Interval) -> u64 {
-    [Site::McacheRefill, Site::McacheAllocLarge]
-        .iter()
-        .filter_map(|&s| i.hits.get(s as usize))
-        .sum()
-}
+/// Sites in the allocator's slow path.
+const ALLOCS: &[Site] = &[Site::McacheRefill, Site::McacheAllocLarge];
+/// Both ends of a mark assist's park.
+const ASSISTS: &[Site] = &[Site::AssistPark, Site::AssistDone];
 
 /// Plans and attaches a target's probes. A probe that is refused costs its feature only.
 pub(super) fn attach_probes(
@@ -95,7 +96,8 @@ pub(super) fn attach_probes(
     let plan = plan::plan_or_why(&resolved.binary, options);
     record.unavailable.extend(plan.unavailable);
     let mut attached = Vec::new();
-    let mut alloc_probes = Vec::new();
+    let mut allocs = Governed::new(ALLOCS, EXACT_ALLOCATIONS);
+    let mut assists = Governed::new(ASSISTS, EXACT_ASSISTS);
     let mut probes = Vec::new();
     // Without an edge that ends a stop, its beginning would open a window for ever.
     let has_end = plan.probes.iter().any(|p| matches!(p.site, Site::StwStart | Site::StwEnd));
@@ -110,10 +112,10 @@ pub(super) fn attach_probes(
             Ok(handle) => {
                 attached.push(probe.site);
                 record.probes.push(probe.attached());
-                if matches!(probe.site, Site::McacheRefill | Site::McacheAllocLarge) {
-                    alloc_probes.push((request, Some(handle)));
-                } else {
-                    probes.push(handle);
+                let governed = [&mut allocs, &mut assists].into_iter().find(|g| g.has(probe.site));
+                match governed {
+                    Some(governed) => governed.add(request, handle),
+                    None => probes.push(handle),
                 }
             }
             Err(e) => record.unavailable.push(Unavailable {
@@ -130,6 +132,18 @@ pub(super) fn attach_probes(
             costs: "no pauses in the report; run-queue delays and netpoll go on".into(),
         });
     }
+    let layout = match held_layout(session, runtime.as_ref(), &resolved.binary, &attached) {
+        Ok(layout) => layout,
+        Err(why) => {
+            record.unavailable.push(Unavailable {
+                feature: "p_held".into(),
+                why,
+                costs: "Ps kept by threads that are off the CPUs are not told, nor that all were"
+                    .into(),
+            });
+            GoLayout::default()
+        }
+    };
     // The window closes at the last edge of a stop that this binary gives.
     let close_site = if attached.contains(&Site::StwEnd) { Site::StwEnd } else { Site::StwStart };
     let request = TargetRequest {
@@ -138,14 +152,15 @@ pub(super) fn attach_probes(
         reason_sweep_term: StwReason::GcSweepTermination as u32,
         close_site,
         has_mark_termination: attached.contains(&Site::GcMarkTermination),
+        layout,
     };
     Watched {
         record,
         resolved,
         request,
         alive: true,
-        alloc_probes,
-        governor: Governor::new(EXACT_ALLOCATIONS),
+        allocs,
+        assists,
         probes,
         quotas,
         quotas_changed: false,
@@ -185,6 +200,22 @@ pub(super) fn find_stacks(
         }
         w.record.stacks = Some(source);
     }
+}
+
+/// Where who has which P is kept, if that can be followed: what takes a P away must be seen.
+fn held_layout(
+    session: &Session,
+    runtime: Option<&RuntimeWatch>,
+    binary: &Binary,
+    attached: &[Site],
+) -> Result<GoLayout, String> {
+    if !session.tells_fsbase() {
+        return Err("this kernel's BTF does not tell where a thread's own data is".into());
+    }
+    if let Some(site) = [Site::HandOffP, Site::StwStop].iter().find(|s| !attached.contains(s)) {
+        return Err(format!("{} is not probed (see there)", plan::site_name(*site)));
+    }
+    runtime.ok_or("the runtime's memory cannot be read (see runtime)")?.layout(binary)
 }
 
 /// Tells the kernel side what the target's threads do now, so that a thread that sleeps through

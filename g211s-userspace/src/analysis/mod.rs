@@ -4,6 +4,7 @@
 pub mod accuracy;
 pub mod correlate;
 pub mod delay;
+pub mod goroutine;
 pub mod network;
 pub mod stats;
 pub mod verdict;

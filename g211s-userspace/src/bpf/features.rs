@@ -248,6 +248,7 @@ fn uprobes(session: &mut Session) -> Result<String, String> {
         reason_sweep_term: u32::MAX,
         close_site: g211s_ebpf::event::Site::StwStart,
         has_mark_termination: true,
+        layout: g211s_ebpf::config::GoLayout::default(),
     };
     session.watch(request).map_err(|e| e.to_string())?;
     // The machine may be busy: the quickest of ten batches is what a hit costs.

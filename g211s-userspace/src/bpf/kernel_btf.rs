@@ -235,6 +235,8 @@ pub struct KernelFacts {
     pub task_state: u32,
     /// `task_struct.thread_info.cpu`, before 5.16 `cpu`
     pub task_cpu: u32,
+    /// `task_struct.thread.fsbase`; 0: not known, and then nobody's goroutine is looked at.
+    pub task_fsbase: u32,
     /// `sched_switch` passes `prev_state` (5.18+).
     pub has_prev_state: bool,
     /// What only the time of a socket's readiness needs.
@@ -303,6 +305,7 @@ impl KernelFacts {
             task_comm: task("comm")?,
             task_state: task("__state").or_else(|_| task("state"))?,
             task_cpu: task("thread_info.cpu").or_else(|_| task("cpu"))?,
+            task_fsbase: task("thread.fsbase").unwrap_or(0),
             has_prev_state: btf.tracepoint_args("sched_switch")? >= 4,
             quota: quota_facts(&btf).ok(),
             off_cpu: off_cpu_facts(&btf).ok(),

@@ -12,7 +12,7 @@ use aya::{
     },
 };
 use g211s_ebpf::{
-    config::{CpuState, TargetConfig, ThreadRecord, target_entry, target_slot},
+    config::{CpuState, GoLayout, TargetConfig, ThreadRecord, target_entry, target_slot},
     counters::{LossCounters, TargetCounters},
     event::{NO_SYSCALL, Site, ThreadState},
     hist::{HISTS, HistData},
@@ -98,7 +98,12 @@ pub fn detach(probes: Vec<ProbeHandle>) -> Vec<std::thread::JoinHandle<()>> {
 
 /// The program that serves a site.
 fn probe_program(site: Site) -> &'static str {
-    if site.is_counted_only() { "go_count" } else { "go_edge" }
+    match site {
+        Site::AssistPark | Site::AssistDone => "go_assist",
+        Site::HandOffP => "go_handoff",
+        _ if site.is_counted_only() => "go_count",
+        _ => "go_edge",
+    }
 }
 
 /// How a target is watched, for the kernel side.
@@ -114,6 +119,8 @@ pub struct TargetRequest {
     pub close_site: Site,
     /// Whether `gcMarkTermination` is probed.
     pub has_mark_termination: bool,
+    /// Where the runtime keeps who has which P.
+    pub layout: GoLayout,
 }
 
 /// `T` as a map value.
@@ -242,6 +249,7 @@ impl Session {
             .override_global("OFF_TASK_COMM", &facts.task_comm, true)
             .override_global("OFF_TASK_STATE", &facts.task_state, true)
             .override_global("OFF_TASK_CPU", &facts.task_cpu, true)
+            .override_global("OFF_TASK_FSBASE", &facts.task_fsbase, true)
             .override_global("COUNT_IRQS", &count_irqs, true)
             .override_global("HAS_EPOLL_OFFSETS", &has_epoll, true)
             .override_global("OFF_TASK_FILES", &epoll.task_files, true)
@@ -282,7 +290,7 @@ impl Session {
                 loaded?;
             }
         }
-        for name in ["go_edge", "go_count"] {
+        for name in ["go_edge", "go_count", "go_assist", "go_handoff"] {
             program::<UProbe>(&mut ebpf, name)?.load().map_err(|e| not_loaded(name, &e))?;
         }
         // Not vital: without, sleeps in polls and late wakes are still the scheduler's to tell.
@@ -468,12 +476,31 @@ impl Session {
             close_site: target.close_site as u32,
             has_mark_termination: u32::from(target.has_mark_termination),
             reserved: 0,
+            assists_since_ns: 0,
+            layout: target.layout,
         };
         let index = u32::from(target.index);
         let refused = |e| failed(format!("watching process {}", target.tgid), &e);
         self.configs.set(index, Pod(config), 0).map_err(refused)?;
         let slot = target_slot(target.tgid, self.multiplier);
         self.targets.set(slot, target_entry(target.tgid, index), 0).map_err(refused)
+    }
+
+    /// Parks of assists that began before now are not to be counted: their probes were away.
+    ///
+    /// # Errors
+    /// [`BpfError`] if the table refuses.
+    pub fn assists_since(&mut self, target: u8, now_ns: u64) -> Result<(), BpfError> {
+        let index = u32::from(target);
+        let failed = |e| failed("watching assists", &e);
+        let Pod(config) = self.configs.get(&index, 0).map_err(failed)?;
+        let config = TargetConfig { assists_since_ns: now_ns, ..config };
+        self.configs.set(index, Pod(config), 0).map_err(failed)
+    }
+
+    /// Whether this kernel tells where a thread's own data is, by which its P is found.
+    pub fn tells_fsbase(&self) -> bool {
+        self.facts.task_fsbase != 0
     }
 
     /// Stops watching a target: the moment at which every program stops counting it.

@@ -52,6 +52,9 @@ impl Session {
             i.stw += c.stw;
             i.gc += c.gc;
             i.large_bytes += c.large_bytes;
+            i.parks_full += c.parks_full;
+            i.held_full += c.held_full;
+            i.held_cut += c.held_cut;
             for (sum, n) in i.hits.iter_mut().zip(c.hits) {
                 *sum += n;
             }

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 
 pub mod buildinfo;
 mod lines;
+pub mod moves;
 pub mod pclntab;
 pub mod refs;
 pub mod sites;

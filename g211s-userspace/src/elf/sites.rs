@@ -43,6 +43,9 @@ pub enum SiteError {
     /// The prologue has no `push rbp` that fires once per call.
     #[error("its prologue has no usable `push rbp`: {0}")]
     NoEntryPush(&'static str),
+    /// A call's result is not branched on right after it.
+    #[error("the result of the call at offset {0:#x} is not branched on right after it")]
+    NoBranch(u64),
     /// No instruction lies once on every path to a RET.
     #[error("no instruction that the kernel emulates lies exactly once on every way out: {0}")]
     NoExitBranch(&'static str),
@@ -140,6 +143,39 @@ impl<'a> FunctionCode<'a> {
             i.flow_control() == FlowControl::Call && direct_target(i) == Some(target)
         };
         (0..self.insns.len()).filter(|&i| is_call(&self.insns[i])).map(|i| self.site(i)).collect()
+    }
+
+    /// After each `call rel32` to `target`: the branch on its result, a `test al, al` and then a jcc that the
+    /// kernel emulates, with nothing but padding between.
+    ///
+    /// # Errors
+    /// [`SiteError::NoBranch`] where a call is followed by anything else, or the branch is jumped to.
+    pub fn branches_after(&self, target: u64) -> Result<Vec<CodeSite>, SiteError> {
+        let entered: Vec<u64> = self.insns.iter().filter_map(direct_target).collect();
+        let branch = |call: usize| {
+            // The assembler keeps branches off the ends of cache lines (Go `cmd/internal/obj/x86/asm6.go`).
+            let next = |from: usize| {
+                (from..self.insns.len()).find(|&i| self.insns[i].mnemonic() != Mnemonic::Nop)
+            };
+            let (test, jump) = (next(call + 1)?, next(next(call + 1)? + 1)?);
+            let (test, jcc) = (&self.insns[test], &self.insns[jump]);
+            let tests = test.mnemonic() == Mnemonic::Test
+                && test.op0_register() == Register::AL
+                && test.op1_register() == Register::AL;
+            let within = |target: &u64| (self.insns[call].next_ip()..=jcc.ip()).contains(target);
+            let fits = tests
+                && jcc.flow_control() == FlowControl::ConditionalBranch
+                && emulated(self.raw(jump))
+                && !entered.iter().any(within);
+            fits.then(|| self.site(jump))
+        };
+        (0..self.insns.len())
+            .filter(|&i| {
+                let insn = &self.insns[i];
+                insn.flow_control() == FlowControl::Call && direct_target(insn) == Some(target)
+            })
+            .map(|i| branch(i).ok_or(SiteError::NoBranch(self.insns[i].ip() - self.va)))
+            .collect()
     }
 
     /// Whether a direct call or jump leads to `target` (an ABI wrapper ends in one or the other).
@@ -411,6 +447,30 @@ mod tests {
             code(&[0x55, 0x48, 0x89, 0xe5, 0x5d, 0xc3]).entry_push().expect("one").offset,
             0
         );
+    }
+
+    #[test]
+    fn the_branch_on_a_calls_result() {
+        // call +0x100; test al,al; je +2; jmp +0; ret
+        let b = [0xe8, 0, 1, 0, 0, 0x84, 0xc0, 0x74, 2, 0xeb, 0, 0xc3];
+        let sites = code(&b).branches_after(VA + 5 + 0x100).expect("has one");
+        assert_eq!(sites.len(), 1);
+        assert_eq!((sites[0].offset, sites[0].emulated), (7, true));
+        assert_eq!(code(&b).branches_after(VA).expect("no such call"), []);
+        // call; nop [rax+rax]; test al,al; je
+        let mut padded = b[..5].to_vec();
+        padded.extend([0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0]);
+        padded.extend(&b[5..]);
+        let sites = code(&padded).branches_after(VA + 5 + 0x100).expect("has one");
+        assert_eq!(sites[0].offset, 15);
+        // call; test ecx,ecx; je …: of another result
+        let other = [0xe8, 0, 1, 0, 0, 0x85, 0xc9, 0x74, 0, 0xc3];
+        let refused = code(&other).branches_after(VA + 5 + 0x100);
+        assert_eq!(refused, Err(SiteError::NoBranch(0)));
+        // A loop comes back to the branch without the call.
+        let entered = [0xe8, 0, 1, 0, 0, 0x84, 0xc0, 0x74, 0, 0xeb, 0xfc, 0xc3];
+        let refused = code(&entered).branches_after(VA + 5 + 0x100);
+        assert_eq!(refused, Err(SiteError::NoBranch(0)));
     }
 
     #[test]

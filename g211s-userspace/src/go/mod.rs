@@ -8,6 +8,7 @@ use crate::elf::symbols::Symbols;
 use crate::elf::{EM_X86_64, ElfError, ElfFile, ReadAt};
 
 pub mod globals;
+pub mod held;
 pub mod offsets;
 pub mod plan;
 pub mod version;

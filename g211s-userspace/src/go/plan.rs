@@ -22,6 +22,9 @@ const CACHE_SPAN: &str = "runtime.(*mcentral).cacheSpan";
 const ALLOC_LARGE: &str = "runtime.(*mcache).allocLarge";
 const NEXT_FREE: &str = "runtime.(*mcache).nextFree";
 const MALLOC_GC: &str = "runtime.mallocgc";
+const ASSIST: &str = "runtime.gcAssistAlloc";
+const PARK_ASSIST: &str = "runtime.gcParkAssist";
+const HAND_OFF_P: &str = "runtime.handoffp";
 const HISTOGRAM_RECORD: &str = "runtime.(*timeHistogram).record";
 
 /// Text that the FIPS 140 module hashes at start (Go 1.24+, `crypto/internal/fips140/check`): an
@@ -159,6 +162,9 @@ pub fn site_name(site: Site) -> &'static str {
         Site::McacheNextFree => "mcache_next_free",
         Site::MallocGc => "mallocgc",
         Site::Custom => "custom",
+        Site::AssistPark => "assist_park",
+        Site::AssistDone => "assist_done",
+        Site::HandOffP => "hand_off_p",
     }
 }
 
@@ -181,6 +187,10 @@ pub fn site_costs(site: Site) -> &'static str {
         Site::McacheNextFree => "nextFree calls are not counted",
         Site::MallocGc => "mallocgc calls are not counted",
         Site::Custom => "calls of the function are not counted",
+        Site::AssistPark | Site::AssistDone => {
+            "goroutines that were stalled in mark assists are not told"
+        }
+        Site::HandOffP => "Ps kept by threads in system calls are not told",
     }
 }
 
@@ -202,6 +212,8 @@ pub fn site_costs(site: Site) -> &'static str {
 ///   before [`Site::StwStart`] for the one that ends it (`gcMarkTermination`). A stop of reason "GC
 ///   mark termination" that finds more work (`gcMarkDone`) has neither it nor
 ///   [`Site::GcMarkTermination`]. Go `src/runtime/mgc.go`, 1.21.13, 1.22.10 and 1.27.3.
+/// - [`Site::AssistDone`]: `if !gcParkAssist() { goto retry }` in `gcAssistAlloc` (Go `src/runtime/mgcmark.go`)
+///   is `call; test al, al; je` in 1.21.13 to 1.27.3.
 /// - [`Site::MallocGc`]: `runtime.mallocgc`, and from 1.26 on `runtime.mallocgc*SC<n>`
 ///   (`SmallNoScanSC2`…, `SmallScanNoHeaderSC1`…, `TinySC2`), which the compiler calls directly where
 ///   it knows the size (Go `src/runtime/malloc_stubs.go`, `cmd/compile/internal/ssagen/ssa.go`). Where the
@@ -235,6 +247,8 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
             planner.entry(Site::Custom, name);
         }
     }
+    planner.assists();
+    planner.entry(Site::HandOffP, HAND_OFF_P);
     let mut plan = planner.plan;
     if plan.probes.is_empty() && binary.functions.with_prefix("runtime.").next().is_none() {
         return Err(NothingToProbe(
@@ -248,6 +262,10 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
     let inlined = inlined(binary, &plan.probes);
     // A part of the calls would be taken for all of them.
     plan.probes.retain(|p| inlined.iter().all(|(site, _)| *site != p.site));
+    // One end of a park without the other is of no use.
+    if inlined.iter().any(|(site, _)| matches!(site, Site::AssistPark | Site::AssistDone)) {
+        plan.probes.retain(|p| !matches!(p.site, Site::AssistPark | Site::AssistDone));
+    }
     // Some stops would be seen and others not, and edges of different ones taken for one stop: none then.
     if inlined.iter().any(|(site, _)| matches!(site, Site::StwStop | Site::StwStart)) {
         plan.probes.retain(|p| !STOPS.contains(&p.site));
@@ -281,7 +299,7 @@ const STOPS: [Site; 7] = [
 
 /// Functions, with the closures in them, that call what is probed: where a profile-guided build may have
 /// inlined it instead.
-const CALLERS: [&str; 8] = [
+const CALLERS: [&str; 13] = [
     "runtime.gcStart",
     "runtime.gcMarkDone",
     "runtime.gcMarkTermination",
@@ -290,6 +308,11 @@ const CALLERS: [&str; 8] = [
     "runtime.findRunnable",
     "runtime.mallocgc",
     "runtime.(*mcache).nextFree",
+    ASSIST,
+    "runtime.retake",
+    "runtime.sysmon",
+    "runtime.forEachP",
+    "runtime.entersyscallblock",
 ];
 
 /// What a profile-guided build has inlined of the functions that are probed: such a call does not come by
@@ -371,6 +394,9 @@ impl<'a> Planner<'a> {
             ALLOC_LARGE,
             NEXT_FREE,
             MALLOC_GC,
+            ASSIST,
+            PARK_ASSIST,
+            HAND_OFF_P,
             HISTOGRAM_RECORD,
         ];
         names.extend(NEVER_RETURNS);
@@ -487,6 +513,32 @@ impl<'a> Planner<'a> {
         match self.record_calls(STW_START) {
             Ok(at) => self.add(Site::StwEnd, STW_START, at),
             Err(why) => self.missing(Site::StwEnd, why),
+        }
+    }
+
+    /// Both ends of a park or none: its length is what counts.
+    fn assists(&mut self) {
+        let done = match self.functions.get(PARK_ASSIST).map(Vec::as_slice) {
+            Some([park]) => {
+                let park = park.entry;
+                self.with_code(ASSIST, |code| {
+                    code.branches_after(park).map_err(|e| format!("{ASSIST}: {e}"))
+                })
+            }
+            _ => Err(format!("{PARK_ASSIST} is not a function of its own here")),
+        };
+        match done.map(|found| found.into_iter().flatten().collect::<Vec<_>>()) {
+            Ok(at) if at.is_empty() => {
+                self.missing(Site::AssistDone, format!("{ASSIST} does not call {PARK_ASSIST}"));
+            }
+            Ok(at) => {
+                let before = self.plan.probes.len();
+                self.entry(Site::AssistPark, PARK_ASSIST);
+                if self.plan.probes.len() > before {
+                    self.add(Site::AssistDone, ASSIST, at);
+                }
+            }
+            Err(why) => self.missing(Site::AssistDone, why),
         }
     }
 

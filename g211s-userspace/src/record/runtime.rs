@@ -71,6 +71,10 @@ pub struct RuntimeSample {
     pub ps: Vec<PSample>,
     /// `sched.timeToRun`, since the program's start.
     pub time_to_run: Option<TimeHist>,
+    /// CPU time of mark assists in the cycles that ended since the program's start, ns
+    /// (`work.cpuStats.GCAssistTime`, `/cpu/classes/gc/mark/assist`).
+    #[serde(default)]
+    pub assist_cpu_ns: Option<u64>,
     /// Stops of the world, since the program's start (Go 1.22+).
     pub stw: Option<StwSample>,
     /// `memstats.gcPauseDist`, since the program's start (Go 1.21): its collections' stops.

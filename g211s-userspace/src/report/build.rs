@@ -10,14 +10,15 @@ use g211s_ebpf::{
 
 use super::{
     format::{clean, comm, sum},
+    goroutine::Parts,
     network,
     pipeline::{Judged, Pipeline, TargetModel},
     schema::{
         Alloc, Behind, BehindFor, BehindProcess, BlockingPolls, ByClass, ByKind, CauseReport,
         CauseTotal, CodeReport, CpuSteal, DelayCause, DelayReport, Delays, Dist, Events, Gc,
-        LateWakes, Netpoll, NonblockingPolls, PartOfStop, PlaceReport, Report, Run, Runqueue,
-        RuntimeReport, SCHEMA, SleepReport, Sleeps, StwReport, StwTotals, TargetInfo, TargetReport,
-        ThreadInStop, ThreadRow, Threads, Throttling, Window,
+        GoroutineDelays, LateWakes, Netpoll, NonblockingPolls, PartOfStop, PlaceReport, Report,
+        Run, Runqueue, RuntimeReport, SCHEMA, SleepReport, Sleeps, StwReport, StwTotals,
+        TargetInfo, TargetReport, ThreadInStop, ThreadRow, Threads, Throttling, Window,
     },
 };
 use crate::{
@@ -236,6 +237,7 @@ fn empty(window: Window) -> TargetReport {
         stw_incomplete: Vec::new(),
         stw_totals: StwTotals::default(),
         delays: Delays::default(),
+        goroutine_delays: GoroutineDelays::default(),
         netpoll: Netpoll::default(),
         alloc: Alloc::default(),
         runtime: RuntimeReport::default(),
@@ -271,10 +273,15 @@ fn section(
     // Waits that began in a stop are on neither side: stops have other reasons than GC too.
     let inside = hists.merged(&[Hist::WokenInGc, Hist::PreemptedInGc]);
     let outside = hists.merged(&[Hist::WokenOutside, Hist::PreemptedOutside]);
+    let runqueue = runqueue(&mut hists, &counters);
+    let counters = &counters;
+    let parts =
+        Parts { index, info, model, names, counters, threshold_ns, window, runqueue: &runqueue };
     TargetReport {
         target: target_info(info, model),
         window,
-        runqueue: runqueue(&mut hists, &counters),
+        goroutine_delays: parts.report(&mut hists),
+        runqueue,
         threads: threads(index, model, names, settings.is_some_and(|s| s.full)),
         gc: gc(model, window),
         stw_incomplete: model
@@ -288,9 +295,9 @@ fn section(
         netpoll: Netpoll {
             late_count: model.lates.count,
             late: network::late(index, model, names),
-            ..netpoll(&mut hists, &counters, threshold_ns, window, settings)
+            ..netpoll(&mut hists, counters, threshold_ns, window, settings)
         },
-        alloc: alloc(&counters, window),
+        alloc: alloc(counters, window),
         runtime: model.samples.report(info),
         accuracy: model.samples.accuracy(&model.seen(), info, lost),
         correlation: correlate(&model.intervals, &gc_spans, &stw_spans, &inside, &outside),
@@ -344,7 +351,7 @@ fn target_info(t: &Target, model: &TargetModel) -> TargetInfo {
 }
 
 /// A target's histograms, if they were recorded.
-struct Histograms<'a> {
+pub(super) struct Histograms<'a> {
     of: Option<&'a BTreeMap<u8, SparseHist>>,
 }
 
@@ -356,7 +363,7 @@ impl Histograms<'_> {
     }
 
     /// The distribution, or the counters where no histogram was recorded.
-    fn dist(&mut self, which: &[Hist], (count, total_ns): (u64, u64)) -> Dist {
+    pub(super) fn dist(&mut self, which: &[Hist], (count, total_ns): (u64, u64)) -> Dist {
         match self.of {
             Some(_) => quantiles(&self.merged(which)).into(),
             None => Dist::of_counters(count, total_ns),
@@ -432,7 +439,7 @@ fn netpoll(
 
 /// Probes attached for less than the window by this are sampling (they are attached before it begins and
 /// read a little before it ends).
-const SAMPLED_SLACK_NS: u64 = 200_000_000;
+pub(super) const SAMPLED_SLACK_NS: u64 = 200_000_000;
 
 fn alloc(c: &Interval, window: Window) -> Alloc {
     let hits = |site: Site| c.hits.get(site as usize).copied().unwrap_or(0);
@@ -596,6 +603,7 @@ fn delays(
         wait_ns: d.wait_ns,
         wait: d.wait,
         cpu: d.cpu,
+        p: model.goroutines.p_of_wait(d.tid, d.start_ns),
         in_gc: in_gc(d.start_ns, d.wait_ns),
         causes: wait_causes(index, d, names),
         behind: names.behind_for(index, &d.behind),

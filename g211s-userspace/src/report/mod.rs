@@ -4,6 +4,7 @@
 
 mod build;
 pub mod format;
+mod goroutine;
 mod network;
 mod pipeline;
 mod runtime;

@@ -18,6 +18,7 @@ use crate::{
     analysis::{
         accuracy::Accuracy,
         delay::Delays,
+        goroutine::Goroutines,
         network::Lates,
         verdict::{Verdict, explain},
     },
@@ -96,6 +97,8 @@ pub(super) struct TargetModel {
     /// Late harvests of the network.
     pub(super) lates: Lates,
     lateness_source: LatenessSource,
+    /// Spans that goroutines waited for.
+    pub(super) goroutines: Goroutines,
     pub(super) intervals: Vec<Interval>,
     pub(super) hists: Option<Hists>,
     /// The runtime's own counters.
@@ -121,6 +124,7 @@ impl TargetModel {
             delays: Delays::default(),
             lates: Lates::default(),
             lateness_source,
+            goroutines: Goroutines::default(),
             intervals: Vec::new(),
             hists: None,
             samples: Samples::default(),
@@ -400,7 +404,10 @@ impl State {
                     None => {}
                 },
                 Event::Stack(e) => t.stacks.apply(e),
-                Event::Span(e) => t.lates.harvest(e, &t.threads, &self.cpus),
+                Event::Span(e) => {
+                    t.goroutines.apply(e);
+                    t.lates.harvest(e, &t.threads, &self.cpus);
+                }
                 Event::Slice(_) => {}
             }
         } else {

@@ -13,7 +13,10 @@ use super::{
     },
 };
 use crate::{
-    analysis::accuracy::{Accuracy, Finding, Ours, compare, counted::Counted},
+    analysis::{
+        accuracy::{Accuracy, Finding, Ours, compare, counted::Counted},
+        goroutine::saturation::Figures,
+    },
     model::stw::{IncompleteStop, Stop},
     record::{PSample, RuntimeSample, Target, Unavailable},
     runtime::histogram::{TimeHist, bucket_range},
@@ -39,6 +42,10 @@ pub(super) struct Samples {
     max_live: Option<u64>,
     max_goroutines: Option<u64>,
     points: Vec<RuntimePoint>,
+    /// The smallest and largest GOMAXPROCS.
+    gomaxprocs: Option<(u32, u32)>,
+    /// How busy Ps and goroutines were found.
+    busy: Figures,
     /// Only each so many-th sample becomes a point.
     step: u64,
     /// A disagreement was told.
@@ -60,6 +67,20 @@ impl Samples {
         let goroutines = sample.goroutines.as_ref().and_then(|g| g.count);
         self.max_live = self.max_live.max(sample.heap.map(|h| h.live));
         self.max_goroutines = self.max_goroutines.max(goroutines);
+        if let Some(n) = sample.gomaxprocs {
+            let (low, high) = self.gomaxprocs.unwrap_or((n, n));
+            self.gomaxprocs = Some((low.min(n), high.max(n)));
+        }
+        if !sample.ps.is_empty() {
+            self.busy.samples += 1;
+            let all = sample.ps.iter().all(|p| p.status == "_Prunning");
+            self.busy.samples_all_running += u64::from(all);
+        }
+        if let Some(g) = sample.goroutines.as_ref().filter(|g| !g.by_status.is_empty()) {
+            self.busy.samples_of_goroutines += 1;
+            let runnable = g.by_status.get("_Grunnable").copied().unwrap_or(0);
+            self.busy.runnable_sum = self.busy.runnable_sum.saturating_add(runnable);
+        }
         self.step = self.step.max(1);
         if (self.count - 1).is_multiple_of(self.step) {
             self.points.push(RuntimePoint {
@@ -83,6 +104,28 @@ impl Samples {
         }
         self.first.get_or_insert_with(|| sample.clone());
         self.last = Some(sample);
+    }
+
+    /// GOMAXPROCS, if it was the same in all samples.
+    pub(super) fn gomaxprocs(&self) -> Option<u32> {
+        self.gomaxprocs.filter(|(low, high)| low == high).map(|(n, _)| n)
+    }
+
+    /// How busy Ps and goroutines were found; the other figures are empty.
+    pub(super) fn busy(&self) -> Figures {
+        Figures { gomaxprocs: self.gomaxprocs(), ..self.busy }
+    }
+
+    /// Goroutines' waits to run between the first sample and the last: 99 % were at most this.
+    pub(super) fn latency_p99_ns(&self) -> Option<u64> {
+        let from = self.first.as_ref()?.time_to_run.as_ref()?;
+        self.last.as_ref()?.time_to_run.as_ref()?.since(from)?.at_most(0.99)
+    }
+
+    /// CPU time of mark assists in the cycles that ended between the first sample and the last, ns.
+    pub(super) fn assist_cpu_ns(&self) -> Option<u64> {
+        let from = self.first.as_ref()?.assist_cpu_ns?;
+        self.last.as_ref()?.assist_cpu_ns?.checked_sub(from)
     }
 
     /// Compares what happened between each two samples by whose time all stops are known

@@ -7,12 +7,17 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::format::sum;
+pub use goroutine::{
+    AssistStall, Assists, GoroutineDelays, HeldInSyscall, HeldP, PHeld, PStarvation,
+    SaturationReport, StarvedReport,
+};
 pub use network::{LateCauseReport, LateReport, MeanwhileReport};
 pub use runtime::{
     GcCounters, GoroutinesReport, HeapReport, LatencyBucket, ReadsReport, RuntimePoint,
     RuntimeReport, SchedLatency, StatusCount,
 };
 
+mod goroutine;
 mod network;
 mod runtime;
 
@@ -108,6 +113,8 @@ pub struct TargetReport {
     pub stw_totals: StwTotals,
     /// Long waits for a CPU outside stops.
     pub delays: Delays,
+    /// What kept goroutines waiting outside stops.
+    pub goroutine_delays: GoroutineDelays,
     /// Network polls.
     pub netpoll: Netpoll,
     /// Allocation counts.
@@ -633,6 +640,8 @@ pub struct DelayReport {
     pub wait: Wait,
     /// The CPU it got.
     pub cpu: u16,
+    /// The P that it kept meanwhile; null where none is proven: it may have had one or not.
+    pub p: Option<u32>,
     /// Whether it overlaps a GC cycle.
     pub in_gc: bool,
     /// What the wait went to, longest first; they sum to `wait_ns`.

@@ -116,6 +116,9 @@ pub fn delay_sentence(delay: &DelayReport) -> String {
         wait_word(delay.wait),
         if delay.in_gc { ", during GC" } else { "" },
     );
+    if let Some(p) = delay.p {
+        let _ = write!(out, ", keeping P {p}");
+    }
     let mut parts: Vec<String> = delay
         .behind
         .iter()

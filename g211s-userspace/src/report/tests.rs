@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use g211s_ebpf::{
-    event::{Site, THREAD_OUTLIER},
+    event::{EventKind, Header, NO_SYSCALL, Site, SpanEvent, SpanWhat, THREAD_OUTLIER, span_p},
     hist::{Hist, bucket_of},
 };
 use proptest::prelude::*;
@@ -215,6 +215,7 @@ fn sample(at: u64, moment: Moment) -> Record {
         gomaxprocs: Some(2),
         ps: vec![PSample { id: 0, status: "_Prunning".into(), m_id: Some(0), tid: Some(1) }],
         time_to_run: Some(hist(vec![100; 50], &[90, 200_000, 40_000_000])),
+        assist_cpu_ns: Some(if over { 9_000_000 } else { 4_000_000 }),
         stw: Some(StwSample {
             stopping_gc: hist(vec![9_000; 40], &[19_000, 40 * MS + 18_000]),
             stopping_other: TimeHist::default(),
@@ -333,6 +334,69 @@ fn golden_report() {
     let after = after.find("\n\n").map_or("", |i| &after[i + 1..]);
     golden("report.txt", &format!("{before}{after}"));
     fits(&text);
+}
+
+/// Spans of a program with two Ps and the probes that tell them.
+fn with_spans() -> Vec<Record> {
+    let mut records = run();
+    let sites = [Site::AssistPark, Site::AssistDone, Site::HandOffP];
+    if let Some(Record::Start(start)) = records.first_mut() {
+        let one = start.targets[0].probes[0].clone();
+        let probes = sites.map(|site| AttachedProbe { site_id: site as u32, ..one.clone() });
+        start.targets[0].probes.extend(probes);
+    }
+    let span = |what: SpanWhat, tid, detail, id, (start_ns, ts_ns): (u64, u64), middle_ns| {
+        let header = Header { ts_ns, kind: EventKind::Span as u8, target: 0, cpu: 0, tid };
+        let what = what as u32;
+        Record::Event(Event::Span(SpanEvent { header, what, detail, start_ns, middle_ns, id }))
+    };
+    let ms = |from: u64, to: u64| (from * MS, to * MS);
+    let spans = [
+        span(SpanWhat::AssistPark, 2, 0, 77, ms(1200, 1203), 0),
+        span(SpanWhat::PHeld, 2, 0, span_p(0, 3), ms(1300, 1306), 1306 * MS),
+        span(SpanWhat::PHeld, 1, NO_SYSCALL, span_p(1, 0), ms(1302, 1309), 0),
+    ];
+    let end = records.pop();
+    records.extend(spans);
+    records.extend(end);
+    records
+}
+
+#[test]
+fn spans_are_what_goroutines_waited_for() {
+    let report = Report::build("x", with_spans());
+    let json: Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
+    let g = &json["goroutine_delays"];
+    assert_eq!(g["assists"]["unavailable"], Value::Null);
+    assert_eq!(g["assists"]["worst"][0]["goid"], 77);
+    assert_eq!(g["assists"]["cpu_ns"], 5_000_000);
+    let held = &g["p_held"]["worst"];
+    assert_eq!((&held[0]["p"], &held[0]["off"]), (&1.into(), &"preempted".into()));
+    assert_eq!((&held[1]["queued"], &held[1]["syscall_name"]), (&3.into(), &"read".into()));
+    let starved = &g["p_starvation"];
+    assert_eq!((&starved["count"], &starved["total_ns"]), (&1.into(), &(4 * MS).into()));
+    assert_eq!(starved["worst"][0]["holders"].as_array().map(Vec::len), Some(2));
+    let text = text(&report, Style::Plain);
+    fits(&text);
+    let says = |s: &str| {
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains(s), "no {s:?} in {flat}");
+    };
+    says(
+        "6 ms: P 0 with thread 7 (tid 2) asleep in read; the runtime took it, with 3 goroutines waiting on it.",
+    );
+    says(
+        "No P could run a goroutine 1 time, 4 ms in all. Longest: 4 ms: P 0 with thread 7 (tid 2) asleep in read",
+    );
+}
+
+#[test]
+fn without_its_probes_nothing_is_said_of_goroutines() {
+    let json: Value = serde_json::from_str(&Report::build("x", run()).to_json().unwrap()).unwrap();
+    let g = &json["goroutine_delays"];
+    for part in ["assists", "p_held", "p_starvation"] {
+        assert!(g[part]["unavailable"].is_string(), "{part}");
+    }
 }
 
 #[test]

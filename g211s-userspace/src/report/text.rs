@@ -10,6 +10,7 @@ use super::{
 };
 use crate::analysis::verdict::CauseKind;
 
+mod goroutine;
 mod runtime;
 
 /// How to set text off.
@@ -151,6 +152,7 @@ fn target_text(out: &mut String, t: &TargetReport, style: Style) {
         );
     }
     pauses(out, t, style);
+    goroutine::goroutines(out, t, style);
     runqueue(out, t, style);
     gc(out, t, style);
     runtime::runtime(out, t, style);
@@ -184,6 +186,24 @@ fn pauses(out: &mut String, t: &TargetReport, style: Style) {
         wrap(out, "  ", "  ", &line, str::to_owned);
     }
     let totals = &t.stw_totals;
+    let other: Vec<String> = totals
+        .by_reason
+        .iter()
+        .filter(|(reason, _)| !reason.starts_with("GC "))
+        .map(|(reason, d)| {
+            format!(
+                "{} {} ({}, worst {})",
+                count(d.count),
+                reason,
+                duration(d.total_ns),
+                maybe(d.max_ns)
+            )
+        })
+        .collect();
+    if !other.is_empty() {
+        let line = format!("Stops that were not the collector's: {}.", other.join(", "));
+        wrap(out, "  ", "    ", &line, str::to_owned);
+    }
     if totals.all.total_ns > 0 {
         heading(out, "Where paused time went", style);
         for c in totals.causes.iter().take(SHOWN) {

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use nix::sys::time::TimeValLike as _;
 use nix::time::{ClockId, clock_gettime};
 
+use g211s_ebpf::config::GoLayout;
+
 use super::bias::load_bias;
 use super::memory::{ProcessMemory, ReadCounts};
 use super::snapshot::Sampler;
 use super::snapshot::ms::{self, MRow};
 use super::{Feature, Runtime};
+use crate::go::{Binary, held};
 use crate::record::{Moment, Reads, RuntimeAccess, RuntimeFeature, RuntimeSample};
 use crate::target::{ResolvedTarget, procfs::Procfs};
 
@@ -128,6 +131,16 @@ impl RuntimeWatch {
             cpu_ns: cpu_ns().saturating_sub(cpu),
         };
         RuntimeSample { target, moment, reads, ..sample }
+    }
+
+    /// Where the kernel side finds who has which P.
+    ///
+    /// # Errors
+    /// What is not known, or not proven on the live memory.
+    pub fn layout(&self, binary: &Binary) -> Result<GoLayout, String> {
+        self.runtime.usable(Feature::Threads)?;
+        self.runtime.usable(Feature::Processors)?;
+        held::layout(binary, self.runtime.offsets())
     }
 
     /// The Ms of all these threads, by thread.

@@ -50,6 +50,7 @@ enum What {
     SweepGen,
     WorkCycles,
     WorkPause,
+    AssistTime,
     GcPauseDist,
     StoppingGc,
     StoppingOther,
@@ -70,6 +71,7 @@ impl What {
         !matches!(
             self,
             Self::TimeToRun
+                | Self::AssistTime
                 | Self::Controller
                 | Self::Gomaxprocs
                 | Self::Allp
@@ -150,6 +152,7 @@ impl Sampler {
         add(What::SweepGen, Spans, field(Global::Mheap, "runtime.mheap", "sweepgen"));
         add(What::WorkCycles, Cycle, field(Global::Work, WORK, "cycles"));
         add(What::WorkPause, Cycle, field(Global::Work, WORK, "pauseNS"));
+        add(What::AssistTime, Cycle, field(Global::Work, WORK, "cpuStats.GCAssistTime"));
         add(What::GcPauseDist, StwHistograms, field(Global::Memstats, MSTATS, "gcPauseDist"));
         add(What::StoppingGc, StwHistograms, sched("stwStoppingTimeGC"));
         add(What::StoppingOther, StwHistograms, sched("stwStoppingTimeOther"));
@@ -204,6 +207,7 @@ impl Sampler {
         sample.heap = reading.bytes(What::Controller).and_then(|b| heap::sample(runtime, b));
         sample.gc = gc(&reading);
         sample.time_to_run = reading.hist(What::TimeToRun);
+        sample.assist_cpu_ns = reading.number(What::AssistTime);
         sample.gc_pauses = reading.hist(What::GcPauseDist);
         sample.stw = stw(&reading);
         sample.gomaxprocs = reading.number(What::Gomaxprocs).map(|n| n as u32);

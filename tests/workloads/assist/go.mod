@@ -1,0 +1,3 @@
+module g211s.test/assist
+
+go 1.21
