@@ -94,6 +94,8 @@ fn named(version: &str, mode: &str, async_preemption: bool, busy: &Busy) -> Resu
     ensure!(report.without_run() == replay.without_run(), "the recording tells something else");
 
     let source = report.at("/target/stacks")?;
+    let off = if async_preemption { "asyncpreemptoff is 0" } else { "asyncpreemptoff is 1" };
+    ensure!(source["why"] == off, "not read from its memory: {source}");
     let ticks = report.number("/cost/sampler_ticks")?;
     ensure!(source["signals"] == async_preemption, "{source}");
     ensure!(source["samples_hz"].is_null() == async_preemption, "{source}");
