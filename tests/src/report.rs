@@ -92,6 +92,15 @@ impl Delay {
     }
 }
 
+/// Something that a goroutine or a P waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Since when, `CLOCK_MONOTONIC` ns.
+    pub start_ns: u64,
+    /// How long.
+    pub ns: u64,
+}
+
 /// A stop of the world.
 #[derive(Clone, Debug)]
 pub struct Stw {
@@ -236,6 +245,25 @@ impl Report {
         })
     }
 
+    /// The longest stalls of goroutines that had to assist the collector.
+    pub fn assist_stalls(&self) -> Result<Vec<Wait>> {
+        self.list("/goroutine_delays/assists/worst", wait)
+    }
+
+    /// The longest times for which threads kept their P in a system call.
+    pub fn ps_held_in_syscalls(&self) -> Result<Vec<Wait>> {
+        let held = self.list("/goroutine_delays/p_held/worst", |v| {
+            Some((v["off"] == "syscall").then_some(wait(v)?))
+        })?;
+        Ok(held.into_iter().flatten().collect())
+    }
+
+    /// Whether goroutines waited for want of Ps, in the report's word.
+    pub fn saturation(&self) -> Result<String> {
+        let verdict = self.at("/goroutine_delays/saturation/verdict")?.as_str();
+        Ok(verdict.context("/goroutine_delays/saturation/verdict is no string")?.to_owned())
+    }
+
     /// The largest preemption delay: how long, and who had the CPU.
     pub fn worst_preemption(&self) -> Result<(u64, Vec<Culprit>)> {
         let largest = self.at("/delays/largest")?.as_array().context("/delays/largest: no list")?;
@@ -335,6 +363,10 @@ fn number(value: &Value) -> Option<u64> {
 
 fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
+}
+
+fn wait(value: &Value) -> Option<Wait> {
+    Some(Wait { start_ns: number(&value["start_ns"])?, ns: number(&value["ns"])? })
 }
 
 fn cause(value: &Value) -> Option<Cause> {

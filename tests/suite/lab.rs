@@ -62,6 +62,16 @@ fn a_cpu_hog_is_named() -> Result<()> {
 }
 
 #[test]
+fn a_quota_is_named() -> Result<()> {
+    judge("cfs-quota")
+}
+
+#[test]
+fn page_faults_are_named() -> Result<()> {
+    judge("page-faults")
+}
+
+#[test]
 fn code_without_preemption_points_is_named() -> Result<()> {
     judge("non-preemptible")
 }

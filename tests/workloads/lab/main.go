@@ -105,9 +105,11 @@ func (j Jitter) of(mean time.Duration) time.Duration {
 func stopTheWorld(every time.Duration, jitter Jitter) {
 	var stats runtime.MemStats
 	for n := 1; ; n++ {
-		// Below the resolution of a sleep: let others go first, and again.
 		if every < 100*time.Microsecond {
-			runtime.Gosched()
+			// Below the resolution of a sleep.
+			for until := now() + int64(jitter.of(every)); now() < until; {
+				runtime.Gosched()
+			}
 		} else {
 			time.Sleep(jitter.of(every))
 		}

@@ -11,6 +11,7 @@ use crate::agent::{Attach, Running};
 use crate::report::Report;
 
 mod cpu;
+mod goroutines;
 mod quiet;
 mod signal;
 mod spin;
@@ -65,6 +66,24 @@ pub const ALL: &[Scenario] = &[
         about: "a goroutine keeps its P in a system call that takes long",
         possible: has_fuse,
         run: wait::blocked_syscalls,
+    },
+    Scenario {
+        name: "held-ps",
+        about: "goroutines take long in ordinary system calls, and their Ps are not taken away at once",
+        possible: has_fuse,
+        run: goroutines::held_ps,
+    },
+    Scenario {
+        name: "assist",
+        about: "goroutines allocate faster than the collector marks, and have to help it",
+        possible: anywhere,
+        run: goroutines::assist,
+    },
+    Scenario {
+        name: "goroutine-flood",
+        about: "more goroutines are ready than can run",
+        possible: anywhere,
+        run: goroutines::flood,
     },
     Scenario {
         name: "slow-peer",

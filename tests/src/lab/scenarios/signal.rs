@@ -9,7 +9,7 @@ use super::{observe, observed};
 use crate::lab::judge::Truth;
 use crate::lab::random::Random;
 use crate::lab::span::Span;
-use crate::lab::target::{self, Undisturbed};
+use crate::lab::target;
 use crate::lab::trial::{Observed, Setting};
 use crate::proc::{Proc, now_ns};
 
@@ -17,10 +17,11 @@ use crate::proc::{Proc, now_ns};
 /// time. Our own clock tells when it certainly stood still.
 pub(super) fn stop(setting: Setting) -> Result<Observed> {
     let mut random = Random::new(setting.seed);
-    let launch = target::launch("steady", setting.seed)
-        .args(&["-stops", "20us", "-busy", "1"])
-        .env("GOMAXPROCS", "2");
-    let target = Undisturbed::start(&launch)?;
+    // Others may disturb it: while it stands still nobody can.
+    let target = target::launch("steady", setting.seed)
+        .args(&["-stops", "50us", "-busy", "1"])
+        .env("GOMAXPROCS", "2")
+        .start()?;
     let mut spans = Vec::new();
     let report = observe(target.pid(), setting.window, || {
         let end = Instant::now() + setting.window;
@@ -29,11 +30,11 @@ pub(super) fn stop(setting: Setting) -> Result<Observed> {
                 random.lasting(Duration::from_millis(20), Duration::from_millis(60)),
             );
             let length = random.lasting(Duration::from_millis(4), Duration::from_millis(14));
-            spans.push(stopped_for(&target.service.proc, length)?);
+            spans.push(stopped_for(&target.proc, length)?);
         }
         Ok(())
     })?;
-    target.end()?;
+    target::end(target)?;
     let truth = Truth { spans, means: vec!["stopped_by_signal"], ..Truth::default() };
     observed(report, truth, "by the clock of who sent the signals".to_owned())
 }

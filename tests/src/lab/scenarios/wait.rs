@@ -10,8 +10,10 @@ use crate::lab::slow_file::SlowFile;
 use crate::lab::target::{self, Undisturbed};
 use crate::lab::trial::{Observed, Setting};
 
-const FROM: Duration = Duration::from_millis(4);
-const TO: Duration = Duration::from_millis(12);
+/// Reads of the slow file take from …
+pub(super) const FROM: Duration = Duration::from_millis(4);
+/// … to.
+pub(super) const TO: Duration = Duration::from_millis(12);
 
 /// A goroutine touches pages of a slow file. The file's server tells when it kept somebody waiting.
 pub(super) fn page_faults(setting: Setting) -> Result<Observed> {
