@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,6 +21,8 @@ use g211s::go::plan::{PlanOptions, ProbePlan, plan};
 use g211s::target::procfs::Procfs;
 use g211s::target::resolve;
 use g211s_ebpf::event::Site;
+use g211s_tests::go;
+use g211s_tests::proc::output_of;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -96,27 +99,23 @@ struct Built {
 fn binaries() -> &'static [Built] {
     static BUILT: OnceLock<Vec<Built>> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go_binaries");
-        fs::create_dir_all(&dir).expect("build directory");
-        fs::write(dir.join("main.go"), PROGRAM).expect("main.go");
-        fs::write(dir.join("go.mod"), "module example.com/tiny\n\ngo 1.21\n").expect("go.mod");
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((PROGRAM, MODES));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("go_binaries-{hash:016x}"));
+        let source = dir.join("source");
+        go::once(&source.join("main.go"), |file| Ok(fs::write(file, PROGRAM)?)).expect("main.go");
+        let module = "module example.com/tiny\n\ngo 1.21\n";
+        go::once(&source.join("go.mod"), |file| Ok(fs::write(file, module)?)).expect("go.mod");
         let mut built = Vec::new();
-        for (version, go) in toolchains() {
+        for (version, program) in toolchains() {
             for (mode, flags, words) in MODES {
                 let path = dir.join(format!("tiny-{version}-{mode}"));
-                let status = Command::new(&go)
-                    .current_dir(&dir)
-                    .args(["build", "-o"])
-                    .arg(&path)
-                    .args(flags)
-                    .arg(".")
-                    .env("GOTOOLCHAIN", "local")
-                    .env("GOFLAGS", "-mod=mod")
-                    .env("CGO_ENABLED", "0")
-                    .env("GOCACHE", dir.join("cache"))
-                    .status()
-                    .expect("go runs");
-                assert!(status.success(), "go {version} builds {mode}");
+                go::once(&path, |unfinished| {
+                    let mut command = Command::new(&program);
+                    go::isolate(&mut command, &g211s_tests::target_dir());
+                    command.current_dir(&source).args(["build", "-o"]).arg(unfinished);
+                    output_of(command.args(flags).arg(".")).map(|_| ())
+                })
+                .expect("go builds");
                 built.push(Built { version: version.clone(), words, path });
             }
         }

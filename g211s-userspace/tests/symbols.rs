@@ -14,6 +14,7 @@ use g211s::elf::ElfFile;
 use g211s::elf::pclntab::Pclntab;
 use g211s::elf::symbols::{Frame, Symbols, short_name};
 use g211s_tests::go;
+use g211s_tests::proc::output_of;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -41,24 +42,23 @@ fn toolchains() -> BTreeMap<String, PathBuf> {
     found
 }
 
-fn go_command(go: &Path) -> Command {
-    let target = g211s_tests::target_dir();
-    let mut command = Command::new(go);
-    command.env("GOTOOLCHAIN", "local").env("GOPROXY", "off").env("GOENV", "off");
-    command.env("GOFLAGS", "").env("CGO_ENABLED", "0").env("GOCACHE", target.join("go-cache"));
+fn go_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    go::isolate(&mut command, &g211s_tests::target_dir());
     command
 }
 
-fn build(version: &str, go: &Path, name: &str, flags: &[&str]) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("frames-{version}-{name}"));
-    let status = go_command(go)
-        .current_dir(g211s_tests::root().join("tests/workloads/frames"))
-        .args(["build", "-trimpath", "-o"])
-        .arg(&path)
-        .args(flags)
-        .status()
-        .expect("go runs");
-    assert!(status.success(), "go {version} builds frames");
+fn build(version: &str, program: &Path, name: &str, flags: &[&str]) -> PathBuf {
+    let source = g211s_tests::root().join("tests/workloads/frames");
+    let hash = go::hash_of(&source).expect("its source");
+    let name = format!("frames-{version}-{name}-{hash:016x}");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    go::once(&path, |unfinished| {
+        let mut command = go_command(program);
+        command.current_dir(&source).args(["build", "-trimpath", "-o"]).arg(unfinished);
+        output_of(command.args(flags)).map(|_| ())
+    })
+    .expect("go builds frames");
     path
 }
 

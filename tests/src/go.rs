@@ -107,31 +107,49 @@ pub fn command(version: &str) -> Result<PathBuf> {
 pub fn build(name: &str, version: &str, mode: Mode) -> Result<PathBuf> {
     let source = crate::root().join("tests/workloads").join(name);
     let hash = hash_of(&source)?;
-    let target = crate::target_dir();
-    let folder = target.join("workloads").join(format!("{version}-{}-{hash:016x}", mode.name()));
+    let folder = crate::target_dir()
+        .join("workloads")
+        .join(format!("{version}-{}-{hash:016x}", mode.name()));
     let binary = folder.join(name);
-    if binary.exists() {
-        return Ok(binary);
-    }
-    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let unfinished = folder.join(format!("{name}.{}", std::process::id()));
+    once(&binary, |unfinished| build_to(unfinished, &source, name, version, mode))?;
+    Ok(binary)
+}
+
+fn build_to(file: &Path, source: &Path, name: &str, version: &str, mode: Mode) -> Result<()> {
     let mut go = Command::new(command(version)?);
-    go.current_dir(&source)
-        .arg("build")
-        .args(mode.flags())
-        .arg("-trimpath")
-        .arg("-o")
-        .arg(&unfinished);
+    go.current_dir(source).arg("build").args(mode.flags()).arg("-trimpath").arg("-o").arg(file);
     if mode == Mode::Pgo {
         go.arg(format!("-pgo={}", profile(version)?.display()));
     }
-    isolate(&mut go, &target);
+    isolate(&mut go, &crate::target_dir());
     go.env("CGO_ENABLED", if mode.needs_cc() { "1" } else { "0" });
     output_of(&mut go).with_context(|| format!("building {name} with Go {version}"))?;
-    // Two tests may build the same thing: whoever renames last wins, and both are right.
-    std::fs::rename(&unfinished, &binary)
-        .with_context(|| format!("renaming to {}", binary.display()))?;
-    Ok(binary)
+    Ok(())
+}
+
+/// Has `make` write a file, under another name at first, unless `file` exists already. Each test is a
+/// process of its own: whoever comes second waits for the first instead of making it again.
+pub fn once(file: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if file.exists() {
+        return Ok(());
+    }
+    let name = |suffix: &str| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("creating {}", folder.display()))?;
+    }
+    let lock = std::fs::File::create(name(".lock")).context("creating a lock")?;
+    lock.lock().with_context(|| format!("locking {}", file.display()))?;
+    if file.exists() {
+        return Ok(());
+    }
+    let unfinished = name(".unfinished");
+    make(&unfinished)?;
+    std::fs::rename(&unfinished, file).with_context(|| format!("renaming to {}", file.display()))
 }
 
 /// A CPU profile of the GC storm, built with this version.
@@ -163,7 +181,8 @@ pub fn isolate(go: &mut Command, folder: &Path) {
     go.env("XDG_CONFIG_HOME", folder.join("go-config"));
 }
 
-fn hash_of(source: &Path) -> Result<u64> {
+/// Of a folder's files.
+pub fn hash_of(source: &Path) -> Result<u64> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(source)
         .with_context(|| format!("reading {}", source.display()))?
         .map(|entry| entry.map(|e| e.path()))

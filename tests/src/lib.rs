@@ -4,8 +4,8 @@
 //!
 //! Rooms: [`proc`] (children that cannot outlive us), [`go`] (toolchains and builds),
 //! [`service`] (workloads, load, hogs), [`agent`] (runs of `g211s`), [`report`] (its JSON),
-//! [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`], [`lab`] (the fault
-//! laboratory).
+//! [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
+//! [`paired`] (what something costs a program), [`lab`] (the fault laboratory).
 //!
 //! This library must not know: what a scenario asserts. `cargo xtask demo` and `cargo xtask lab`
 //! use it as well.
@@ -14,6 +14,7 @@ pub mod agent;
 pub mod go;
 pub mod kernel;
 pub mod lab;
+pub mod paired;
 pub mod proc;
 pub mod report;
 pub mod service;

@@ -13,6 +13,35 @@ pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
+/// An estimate and its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    /// The estimate.
+    pub at: f64,
+    /// Where the interval begins.
+    pub low: f64,
+    /// Where it ends.
+    pub high: f64,
+}
+
+/// The median, and between which values it lies: the percentile bootstrap of 2,000 resamples, always
+/// the same ones.
+pub fn median_interval(values: &[f64]) -> Interval {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut index = || {
+        // xorshift64.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % values.len().max(1) as u64) as usize
+    };
+    let medians: Vec<f64> = (0..2000)
+        .map(|_| median(&values.iter().map(|_| values[index()]).collect::<Vec<_>>()))
+        .collect();
+    let [low, high] = [0.025, 0.975].map(|q| quantile(&medians, q));
+    Interval { at: median(values), low, high }
+}
+
 /// How far apart two amounts are, as a share of the second (the truth). 0 if both are 0.
 pub fn disagreement(measured: u64, truth: u64) -> f64 {
     measured.abs_diff(truth) as f64 / truth.max(1) as f64
@@ -31,6 +60,18 @@ mod tests {
             [4.0, 2.0, 1.0]
         );
         assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn an_interval_is_as_wide_as_the_values_scatter() {
+        let same = median_interval(&[2.0; 9]);
+        assert_eq!(same, Interval { at: 2.0, low: 2.0, high: 2.0 });
+        let spread: Vec<f64> = (0..101).map(|n| f64::from(n) / 100.0).collect();
+        let wide = median_interval(&spread);
+        // The median of 101 values spread evenly: a standard error of about 0.05.
+        assert_eq!(wide.at, 0.5);
+        assert!((0.32..0.46).contains(&wide.low) && (0.54..0.68).contains(&wide.high), "{wide:?}");
+        assert_eq!(median_interval(&[]).at, 0.0);
     }
 
     #[test]

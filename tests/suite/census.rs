@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use g211s_tests::go::{self, Mode};
-use g211s_tests::proc::{Finished, Proc, pin};
+use g211s_tests::proc::{Finished, Proc};
 use g211s_tests::service::{Launch, Service};
 use g211s_tests::{agent, needs_kernel};
 use serde_json::Value;
@@ -353,72 +353,5 @@ fn a_target_that_ends_is_told() -> Result<()> {
     let samples = array(&json, "/samples")?.len();
     ensure!((1..50).contains(&samples), "{samples} censuses");
     ensure!(json["unavailable"].to_string().contains("ended"), "{}", json["unavailable"]);
-    Ok(())
-}
-
-/// A million goroutines in two seconds, and what that costs a busy program beside it: the ratio of
-/// its work while a census is under way to its work just before and after. Each has a CPU of its own,
-/// so this is what reading does to the program's memory, locks and caches; the CPU time of a census is
-/// printed.
-#[test]
-fn a_million_goroutines() -> Result<()> {
-    needs_kernel!();
-    if !g211s_tests::run_all() {
-        println!("skipped: 3 GB of memory (`cargo xtask test --all`)");
-        return Ok(());
-    }
-    let cpus = g211s_tests::proc::cpus()?;
-    let [theirs, ours] = cpus.first_chunk::<2>().copied().unwrap_or([cpus[0]; 2]);
-    let mut service = Launch::new("census", go::NEW)
-        .args(&["-chan", "1000000", "-spin", "1"])
-        .cpus(&[theirs])
-        .start()?;
-    for _ in 0..2 {
-        let json = document(&service, &[])?;
-        ensure!(number(&json, "/samples/0/goroutines")? == 1_000_002, "{}", json["samples"]);
-        let took = number(&json, "/samples/0/took_ns")?;
-        println!("a million goroutines: {:.3} s, {}", took as f64 / 1e9, json["reads"]);
-        ensure!(took < 2_000_000_000, "it took {took} ns");
-    }
-    if theirs == ours {
-        println!("skipped: one CPU, so the program cannot be undisturbed");
-        return Ok(());
-    }
-    let mut tag = 0;
-    let mut ops = |service: &mut Service| -> Result<f64> {
-        tag += 1;
-        let text = service.ask(&format!("ops {tag}"), &format!("ops {tag} "))?;
-        Ok(text.parse::<u64>()? as f64)
-    };
-    let pid = service.pid().to_string();
-    let mut rate = |service: &mut Service, census: bool| -> Result<f64> {
-        let (from, began) = (ops(service)?, Instant::now());
-        if census {
-            let mut command = Command::new(agent::binary()?);
-            command.args(["goroutines", "--pid", &pid]);
-            let run = Proc::spawn(pin(&mut command, &[ours])?)?;
-            ensure!(run.finish(Duration::from_secs(10))?.code() == 0, "the census failed");
-        } else {
-            std::thread::sleep(Duration::from_millis(600));
-        }
-        Ok((ops(service)? - from) / began.elapsed().as_secs_f64())
-    };
-    let mut ratios = Vec::new();
-    let mut before = rate(&mut service, false)?;
-    // One second's work differs from the next one's by several percent on a machine that others use too.
-    for _ in 0..100 {
-        let during = rate(&mut service, true)?;
-        let after = rate(&mut service, false)?;
-        ratios.push(2.0 * during / (before + after));
-        before = after;
-    }
-    let median = g211s_tests::stats::median(&ratios);
-    let middle = [0.25, 0.75].map(|q| g211s_tests::stats::quantile(&ratios, q));
-    println!(
-        "throughput during a census: {median:.4} of that around it (median of {} pairs, half of them \
-         within {middle:.3?})",
-        ratios.len()
-    );
-    ensure!(median > 0.95, "a census costs {:.1} % of the throughput", (1.0 - median) * 100.0);
     Ok(())
 }

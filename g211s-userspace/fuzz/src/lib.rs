@@ -1,20 +1,22 @@
 //! What each fuzz target does with its input. Shared with `tests/hostile_input.rs`, which runs the
 //! corpus through it in every build, so that a crash that was found once stays fixed.
 
-use std::cell::Cell;
 use std::io::Cursor;
 
 use g211s::bpf::kernel_btf::KernelFacts;
-use g211s::census::Census;
+use g211s::census::{self, Census};
 use g211s::event::Event;
-use g211s::go::globals::{Global, Globals};
-use g211s::go::offsets::Offsets;
-use g211s::go::version::GoVersion;
+use g211s::go::globals::Globals;
 use g211s::go::{Binary, plan};
+use g211s::record::Record;
 use g211s::recording::{FORMAT_VERSION, Reader};
 use g211s::report::{Pipeline, Style, text};
-use g211s::runtime::Runtime;
-use g211s::runtime::memory::{Memory, MemoryError};
+use g211s::runtime::snapshot::{Sampler, ms};
+use g211s::runtime::{Feature, Runtime};
+
+pub mod process;
+
+use process::{BIAS, Image, Process, VERSIONS};
 
 /// An executable that a hostile process shows us: ELF, build information, function table, probe plan
 /// and the decoding of the code that probes go into.
@@ -41,23 +43,28 @@ pub fn ring(item: &[u8]) {
     let _ = Event::decode(item);
 }
 
-/// A recording from somebody else, to the last line of its report. The first byte chooses: the rest is
-/// a whole file, or one block's columns (a block's checksums keep mutations of a file from
-/// getting anywhere).
+/// A recording from somebody else, to the last line of its report.
 pub fn recording(input: &[u8]) {
-    let file = match input {
-        [0, rest @ ..] => rest.to_vec(),
-        [_, a, b, rest @ ..] => file_of(rest, u16::from_le_bytes([*a, *b]).into()),
-        _ => return,
-    };
-    let Ok(reader) = Reader::new(Cursor::new(file), "fuzz.g211s") else { return };
     let mut pipeline = Pipeline::new("fuzz.g211s");
-    for record in reader.map_while(Result::ok) {
+    let Some(records) = records(input) else { return };
+    for record in records {
         pipeline.push(record);
     }
     let report = pipeline.finish();
     let _ = report.to_json();
     let _ = text(&report, Style::default());
+}
+
+/// The records of an input. The first byte chooses: the rest is a whole file, or the number of records
+/// of one block and its columns (a block's checksums keep mutations of a file from getting anywhere).
+pub fn records(input: &[u8]) -> Option<impl Iterator<Item = Record>> {
+    let file = match input {
+        [0, rest @ ..] => rest.to_vec(),
+        [_, a, b, rest @ ..] => file_of(rest, u16::from_le_bytes([*a, *b]).into()),
+        _ => return None,
+    };
+    let reader = Reader::new(Cursor::new(file), "fuzz.g211s").ok()?;
+    Some(reader.map_while(Result::ok))
 }
 
 /// A file of one block with these columns; see `g211s::recording` for the format.
@@ -92,47 +99,65 @@ pub fn symbols(input: &[u8]) {
     let _ = symbols.damaged();
 }
 
-/// A process that answers every read out of these bytes, whatever the address, until it has been asked
-/// for more than a walk of so little may ask for.
-struct Hostile<'a> {
-    bytes: &'a [u8],
-    left: Cell<usize>,
-}
-
-impl Memory for Hostile<'_> {
-    fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
-        let left =
-            self.left.get().checked_sub(buf.len() + 8).ok_or(MemoryError::Unmapped(address))?;
-        self.left.set(left);
-        let from = address as usize % self.bytes.len();
-        for (to, from) in buf.iter_mut().zip(self.bytes.iter().cycle().skip(from)) {
-            *to = *from;
-        }
-        Ok(())
-    }
-}
-
-/// A process that has put anything at all into its Go runtime's structs: the live checks, and a census
-/// with stacks. The first byte chooses the Go version.
+/// A process that has put anything at all into its Go runtime's structs, before it is looked at or
+/// meanwhile: the live checks, samples of the counters, the walk along the threads, and a census with
+/// stacks. The first byte chooses the Go version, the second what is looked at, the rest says what is
+/// wrong (see [`process`]).
 pub fn memory(input: &[u8]) {
-    /// An executable of the fuzzers' corpus: what the checks ask it is its name.
-    const EXECUTABLE: &[u8] = include_bytes!("../corpus/executable/go.elf");
+    let [version, what, changes @ ..] = input else { return };
+    FIXTURE.with(|(binary, images)| {
+        look(binary, &images[usize::from(*version) % images.len()], *what, changes);
+    });
+}
 
-    let Some((version, bytes)) = input.split_first().filter(|(_, rest)| rest.len() >= 64) else {
-        return;
+thread_local! {
+    /// An executable with line tables, and a process of it of each Go version. What the checks ask the
+    /// executable is its functions.
+    static FIXTURE: (Binary, Vec<Image>) = {
+        let file = &include_bytes!("../corpus/symbols/go")[32..];
+        let binary = Binary::load(file.to_vec()).expect("an executable");
+        let code: Vec<u64> = binary.functions.functions().map(|f| f.entry).collect();
+        let images = VERSIONS.iter().map(|version| Image::new(version, &code)).collect();
+        (binary, images)
     };
-    let version = format!("go1.{}.3", 21 + version % 7);
-    let (Some(version), Ok(binary)) =
-        (GoVersion::parse(&version), Binary::load(EXECUTABLE.to_vec()))
-    else {
-        return;
-    };
-    let places: Vec<(Global, u64)> =
-        Global::ALL.iter().enumerate().map(|(i, g)| (*g, 0x1000 * (i as u64 + 1))).collect();
-    let memory = Hostile { bytes, left: Cell::new(4 << 20) };
-    let (offsets, globals) = (Offsets::for_version(&version), Globals::at(&places, &[]));
-    let mut runtime = Runtime::with(memory, offsets, globals, 0);
-    runtime.recheck(&binary);
-    let _ = Census::take(&runtime, &mut binary.symbols(), true);
-    let _ = (runtime.heap_stats(), runtime.threads());
+}
+
+/// Which features the checks found usable.
+fn look(binary: &Binary, image: &Image, what: u8, changes: &[u8]) -> Vec<Feature> {
+    let memory = Process::new(image, changes);
+    let globals = Globals::at(Image::places(), &image.histograms);
+    let mut runtime = Runtime::with(&memory, image.offsets.clone(), globals, BIAS);
+    // A list that is damaged only where it is not looked at first gets further; so does one that
+    // is looked at without a check.
+    if what & 1 == 0 {
+        runtime.recheck(binary);
+    }
+    if what & 2 == 0 {
+        let mut symbols = binary.symbols();
+        if let Ok(census) = Census::take(&runtime, &mut symbols, what & 4 == 0) {
+            for key in census.groups.keys() {
+                let _ = census::site(&mut symbols, key.origin);
+                let _ = census::state_name(runtime.offsets(), key.status, key.wait_reason);
+            }
+            for pc in census.stacks.iter().flat_map(|stack| &stack.pcs) {
+                let _ = symbols.at(*pc);
+            }
+        }
+    }
+    if what & 8 == 0 {
+        let mut sampler = Sampler::new(&runtime, what & 16 == 0);
+        let _ = sampler.sample(&runtime, &|| 1, 1000);
+        let _ = (sampler.threads(&runtime), ms::newest(&runtime, &[70, 72], 8));
+        let _ = sampler.sample(&runtime, &|| 2, 1000);
+        let _ = (runtime.heap_stats(), runtime.threads());
+    }
+    Feature::ALL.into_iter().filter(|feature| runtime.usable(*feature).is_ok()).collect()
+}
+
+/// How many features are usable in each version's process when nothing is wrong with it, of how many:
+/// fuzzing starts from there.
+pub fn memory_is_right() -> Vec<(usize, usize)> {
+    FIXTURE.with(|(binary, images)| {
+        images.iter().map(|image| (look(binary, image, 0, &[]).len(), Feature::ALL.len())).collect()
+    })
 }

@@ -285,7 +285,7 @@ fn uncounted(session: &mut Session, irqs: bool) -> Option<Unavailable> {
 /// `check_preempt_wakeup_fair`): what is to be read can wait for the end of somebody's slice, and
 /// the target's threads are on those CPUs. Its share of CPU time stays the same, so that a busy host
 /// does not keep it from emptying the ring.
-fn stand_back() {
+pub(crate) fn stand_back() {
     let param = nix::libc::sched_param { sched_priority: 0 };
     // SAFETY: a system call that reads `param` and changes this thread's scheduling class alone.
     // Refused (a sandbox), the run goes on as an ordinary thread.

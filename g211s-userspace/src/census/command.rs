@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::schema::{self, Document};
 use super::{Census, CensusError};
+use crate::agent::stand_back;
 use crate::cli::GoroutinesArgs;
 use crate::go::globals::Globals;
 use crate::go::offsets::Offsets;
@@ -23,6 +24,8 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Takes the censuses. Ends early on Ctrl-C and on the target's end, with what there is by then.
 pub async fn run(args: &GoroutinesArgs) -> Result<Document> {
+    // A census sleeps and wakes a thousand times: the target's threads are not to be pushed aside.
+    stand_back();
     let procfs = Procfs::default();
     let target = resolve(&procfs, args.pid)?;
     let unreadable = |why: &dyn std::fmt::Display| {

@@ -15,12 +15,14 @@ use crate::runtime::memory::Memory;
 
 pub mod command;
 pub mod gs;
+pub mod pace;
 pub mod read;
 pub mod schema;
 pub mod stack;
 pub mod text;
 
 use gs::{Goroutine, LEAKED, Layout, SYSCALL, WAITING};
+use pace::Pace;
 pub use read::{CensusError, ReadStats};
 use read::{ListAt, Visitor};
 use stack::{Stack, Walker};
@@ -93,7 +95,7 @@ impl Census {
         symbols: &mut Symbols<'_>,
         stacks: bool,
     ) -> Result<Self, CensusError> {
-        let (at_ns, began) = (now_ns(), Instant::now());
+        let (at_ns, began, pace) = (now_ns(), Instant::now(), Pace::start());
         let layout = Layout::of(runtime.offsets())?;
         let mut stats = ReadStats::default();
         let list = read::list(runtime.memory(), ListAt::of(runtime)?, &mut stats)?;
@@ -102,13 +104,15 @@ impl Census {
             symbols,
             now: at_ns,
             census: Self::default(),
+            numbered: Numbered::default(),
             systems: HashMap::new(),
+            last_start: None,
             walker: stacks.then(Walker::default),
             seen: Vec::new(),
             numbers: HashMap::new(),
         };
-        read::read(runtime.memory(), &layout, &list, &mut stats, &mut collector)?;
-        let census = collector.census;
+        read::read(runtime.memory(), &layout, &list, pace, &mut stats, &mut collector)?;
+        let census = collector.finish();
         Ok(Self { at_ns, took: began.elapsed(), stats, ..census })
     }
 
@@ -160,8 +164,11 @@ struct Collector<'r, 's, 'b, M> {
     symbols: &'s mut Symbols<'b>,
     now: u64,
     census: Census,
+    numbered: Numbered,
     /// Whether goroutines of a start function are the runtime's own.
     systems: HashMap<u64, System>,
+    /// The start function that was asked for last, and the answer.
+    last_start: Option<(u64, System)>,
     walker: Option<Walker>,
     /// Stacks of those that were shown last.
     seen: Vec<Option<Stack>>,
@@ -176,11 +183,45 @@ enum System {
     WhileIdle,
 }
 
+/// The groups so far. Goroutines of a group tend to lie next to one another, so the last one is looked
+/// at before it is searched.
+#[derive(Default)]
+struct Numbered {
+    groups: Vec<(Key, Group)>,
+    numbers: HashMap<Key, usize>,
+    last: usize,
+}
+
+impl Numbered {
+    /// The group of this key, made by `new` if there is none; `None` where there are too many.
+    fn group(&mut self, key: Key, new: impl FnOnce() -> Group) -> Option<&mut Group> {
+        if self.groups.get(self.last).is_none_or(|(last, _)| *last != key) {
+            self.last = match self.numbers.get(&key) {
+                Some(number) => *number,
+                None if self.groups.len() >= MAX_GROUPS => return None,
+                None => {
+                    self.groups.push((key, new()));
+                    self.numbers.insert(key, self.groups.len() - 1);
+                    self.groups.len() - 1
+                }
+            };
+        }
+        self.groups.get_mut(self.last).map(|(_, group)| group)
+    }
+}
+
 impl<M: Memory> Collector<'_, '_, '_, M> {
-    /// Go `src/runtime/traceback.go`, `isSystemGoroutine` (1.21.13 to 1.27.3), which pprof and
-    /// `runtime.NumGoroutine` go by.
-    fn is_system(&mut self, goroutine: &Goroutine) -> bool {
-        let start = goroutine.start.wrapping_sub(self.runtime.bias());
+    fn finish(self) -> Census {
+        Census { groups: self.numbered.groups.into_iter().collect(), ..self.census }
+    }
+
+    /// What this goroutine's start function says.
+    fn system(&mut self, start: u64) -> System {
+        if let Some((last, system)) = self.last_start
+            && last == start
+        {
+            return system;
+        }
         let symbols = &self.symbols;
         let system = *self.systems.entry(start).or_insert_with(|| {
             match symbols.function(start).map(|f| f.name) {
@@ -193,6 +234,14 @@ impl<M: Memory> Collector<'_, '_, '_, M> {
                 Some(_) => System::No,
             }
         });
+        self.last_start = Some((start, system));
+        system
+    }
+
+    /// Go `src/runtime/traceback.go`, `isSystemGoroutine` (1.21.13 to 1.27.3), which pprof and
+    /// `runtime.NumGoroutine` go by.
+    fn is_system(&mut self, goroutine: &Goroutine) -> bool {
+        let system = self.system(goroutine.start.wrapping_sub(self.runtime.bias()));
         match system {
             System::No => false,
             System::Yes => true,
@@ -246,13 +295,11 @@ impl<M: Memory> Visitor for Collector<'_, '_, '_, M> {
         let start = file(goroutine.start);
         let stack = held.and_then(|index| self.seen.get_mut(index)?.take());
         let (wanted, number) = (self.walker.is_some(), stack.map(|stack| self.number(stack)));
-        let groups = &mut self.census.groups;
-        if groups.len() >= MAX_GROUPS && !groups.contains_key(&key) {
+        let new = || Group { start: Some(start), ..Group::default() };
+        let Some(group) = self.numbered.group(key, new) else {
             self.census.beyond_limits += 1;
             return;
-        }
-        let group =
-            groups.entry(key).or_insert_with(|| Group { start: Some(start), ..Group::default() });
+        };
         group.count += 1;
         if group.start != Some(start) {
             group.start = None;

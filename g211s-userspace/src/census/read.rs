@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use super::gs::{Goroutine, Layout};
+use super::pace::Pace;
 use crate::go::globals::Global;
 use crate::runtime::memory::{Memory, MemoryError};
 use crate::runtime::{Runtime, RuntimeError};
@@ -22,9 +23,10 @@ const LIST_CHUNK: usize = 1 << 20;
 const LIST_TRIES: usize = 8;
 /// Structs no further apart than this are read as one range: cheaper than a range of its own.
 const GAP: u64 = 1024;
-/// Longest range, and bytes in a batch: the second reading finds them in the CPU's cache.
-const MAX_RUN: u64 = 256 << 10;
-const BATCH: usize = 1 << 20;
+/// Longest range: how many pages the kernel may look up under the target's `mmap_lock` at a time.
+const MAX_RUN: u64 = 64 << 10;
+/// Bytes in a batch: both readings stay within a core's own cache, and a batch is soon over.
+const BATCH: usize = 128 << 10;
 /// Most ranges in a batch: those of one system call.
 const BATCH_RUNS: usize = 1024;
 /// More entries than this that are none end a census: each costs reads of its own.
@@ -160,13 +162,14 @@ pub enum CensusError {
     },
 }
 
-/// Reads every `g` of the list and hands those that hold a goroutine to `each`, batch by batch.
-/// `each` may look at their stacks, and is told afterwards, through the second reading, for which of
-/// them what it saw holds: see [`Visitor`].
+/// Reads every `g` of the list and hands those that hold a goroutine to `visitor`, batch by batch, no
+/// faster than `pace` has it. The visitor may look at their stacks, and is told afterwards, through the
+/// second reading, for which of them what it saw holds: see [`Visitor`].
 pub fn read(
     memory: &impl Memory,
     layout: &Layout,
     list: &[u64],
+    pace: Pace,
     stats: &mut ReadStats,
     visitor: &mut impl Visitor,
 ) -> Result<(), CensusError> {
@@ -178,6 +181,9 @@ pub fn read(
         rest = &rest[taken..];
         if stats.implausible + stats.unreadable > MAX_BAD {
             return Err(CensusError::Damaged { bad: stats.implausible + stats.unreadable });
+        }
+        if let Some(rest) = pace.rest_after(list.len() - rest.len()) {
+            memory.wait(rest);
         }
     }
     Ok(())
@@ -196,18 +202,30 @@ struct Batch<'a> {
     layout: &'a Layout,
     /// Ranges: first address, length.
     runs: Vec<(u64, usize)>,
+    /// Where each struct's bytes are: in which range, and where in the buffers.
+    places: Vec<(usize, usize)>,
     first: Vec<u8>,
     second: Vec<u8>,
+    /// The goroutines of the first reading.
+    seen: Vec<Goroutine>,
 }
 
 impl<'a> Batch<'a> {
     fn new(layout: &'a Layout) -> Self {
-        Self { layout, runs: Vec::new(), first: Vec::new(), second: Vec::new() }
+        Self {
+            layout,
+            runs: Vec::new(),
+            places: Vec::new(),
+            first: Vec::new(),
+            second: Vec::new(),
+            seen: Vec::new(),
+        }
     }
 
     /// Lays out the ranges for as many of these (ascending) as fit; how many.
     fn plan(&mut self, list: &[u64]) -> usize {
         self.runs.clear();
+        self.places.clear();
         let (len, mut bytes) = (self.layout.len as u64, 0);
         for (taken, g) in list.iter().enumerate() {
             let start = g + self.layout.from;
@@ -218,13 +236,16 @@ impl<'a> Batch<'a> {
                         && start - *at <= *run as u64 + GAP
                         && start - *at + len <= MAX_RUN =>
                 {
+                    let place = bytes - *run + (start - *at) as usize;
                     // Never shorter: structs may overlap where the list is damaged.
                     let longer = ((start - *at + len) as usize).max(*run);
                     bytes += longer - *run;
                     *run = longer;
+                    self.places.push((self.runs.len() - 1, place));
                 }
                 _ if full => return taken,
                 _ => {
+                    self.places.push((self.runs.len(), bytes));
                     self.runs.push((start, self.layout.len));
                     bytes += self.layout.len;
                 }
@@ -241,18 +262,36 @@ impl<'a> Batch<'a> {
         visitor: &mut impl Visitor,
     ) {
         let read = fill(memory, &self.runs, &mut self.first);
-        let before = self.parse(list, &self.first, &read);
-        let seen: Vec<Goroutine> = before.iter().filter_map(|r| r.as_ref().ok().copied()).collect();
+        let len = self.layout.len;
+        let parse = |g: u64, (run, at): (usize, usize), read: &[bool], bytes: &[u8]| {
+            if read[run] {
+                self.layout.parse(g, &bytes[at..at + len]).ok_or(Bad::Implausible)
+            } else {
+                Err(Bad::Unreadable)
+            }
+        };
+        let mut seen = std::mem::take(&mut self.seen);
+        seen.clear();
+        let before: Vec<Result<usize, Bad>> = list
+            .iter()
+            .zip(&self.places)
+            .map(|(g, place)| {
+                seen.push(parse(*g, *place, &read, &self.first)?);
+                Ok(seen.len() - 1)
+            })
+            .collect();
         visitor.look(&seen);
         let read = fill(memory, &self.runs, &mut self.second);
-        let after = self.parse(list, &self.second, &read);
-        let mut index = 0;
-        for ((g, before), after) in list.iter().zip(before).zip(after) {
-            let at = index;
-            index += usize::from(before.is_ok());
-            let (found, held) = match (before, after) {
-                (Ok(before), Ok(after)) if before == after => (Ok(after), Some(at)),
-                _ => (settle(memory, self.layout, *g, stats), None),
+        for ((g, place), before) in list.iter().zip(&self.places).zip(before) {
+            let part = place.1..place.1 + len;
+            let held = before.ok().filter(|index| {
+                read[place.0]
+                    && (self.first[part.clone()] == self.second[part]
+                        || parse(*g, *place, &read, &self.second) == Ok(seen[*index]))
+            });
+            let found = match held {
+                Some(index) => Ok(seen[index]),
+                None => settle(memory, self.layout, *g, stats),
             };
             match found {
                 Ok(found) if found.is_alive() => visitor.take(found, held),
@@ -262,29 +301,7 @@ impl<'a> Batch<'a> {
                 Err(Bad::Torn) => stats.torn += 1,
             }
         }
-    }
-
-    fn parse(&self, list: &[u64], bytes: &[u8], read: &[bool]) -> Vec<Result<Goroutine, Bad>> {
-        let (mut run, mut base) = (0, 0);
-        list.iter()
-            .map(|g| {
-                let start = g + self.layout.from;
-                // The list and the ranges ascend together.
-                while let Some((at, len)) = self.runs.get(run)
-                    && start >= at + *len as u64
-                {
-                    base += len;
-                    run += 1;
-                }
-                let Some((at, _)) = self.runs.get(run) else { return Err(Bad::Unreadable) };
-                if !read[run] {
-                    return Err(Bad::Unreadable);
-                }
-                let at = base + (start - at) as usize;
-                let bytes = bytes.get(at..at + self.layout.len).ok_or(Bad::Unreadable)?;
-                self.layout.parse(*g, bytes).ok_or(Bad::Implausible)
-            })
-            .collect()
+        self.seen = seen;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -90,6 +91,8 @@ impl Memory for Fake {
         }
         Ok(())
     }
+
+    fn wait(&self, _: Duration) {}
 }
 
 #[derive(Default)]
@@ -108,7 +111,7 @@ fn census(memory: &Fake) -> Result<(Vec<(Goroutine, bool)>, ReadStats), CensusEr
     let layout = Layout::of(offsets())?;
     let list = list(memory, LIST, &mut stats)?;
     let mut taken = Taken::default();
-    read(memory, &layout, &list, &mut stats, &mut taken)?;
+    read(memory, &layout, &list, Pace::start(), &mut stats, &mut taken)?;
     Ok((taken.0, stats))
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::census::gs::Layout;
+use crate::census::pace::Pace;
 use crate::census::read::{self, ListAt, ReadStats, Tally};
 use crate::elf::ElfFile;
 use crate::elf::buildinfo::BuildInfo;
@@ -354,7 +355,8 @@ fn goroutines<M: Memory>(runtime: &Runtime<M>, cgo: bool) -> Result<(u64, bool),
     let (memory, at) = (runtime.memory(), ListAt::of(runtime).map_err(|e| text(&e))?);
     let layout = Layout::of(runtime.offsets()).map_err(|e| text(&e))?;
     let list = read::list(memory, at, &mut stats).map_err(|e| text(&e))?;
-    read::read(memory, &layout, &list, &mut stats, &mut tally).map_err(|e| text(&e))?;
+    read::read(memory, &layout, &list, Pace::start(), &mut stats, &mut tally)
+        .map_err(|e| text(&e))?;
     let alive: u64 = tally.by_status.values().sum();
     // Among the runtime's own are those kept for threads that C makes, which are not alive meanwhile.
     let kept = if cgo { ms::extra(runtime) } else { 0 };

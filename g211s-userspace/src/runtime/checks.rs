@@ -65,7 +65,7 @@ pub(super) fn check<M: Memory>(
     let check = Check { rt, binary };
     let mut last = Ok(());
     for pause in PAUSES_BETWEEN {
-        std::thread::sleep(pause);
+        rt.memory().wait(pause);
         last = match feature {
             Feature::Heap => check.heap(),
             Feature::Gc => check.gc(),

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{IoSliceMut, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -54,6 +55,12 @@ pub trait Memory {
     fn threads(&self) -> Option<Vec<u64>> {
         None
     }
+
+    /// Lets the process run on for a while before the next look at it. What stands for a process in
+    /// a test does not change by itself, so it need not wait.
+    fn wait(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 }
 
 impl<M: Memory + ?Sized> Memory for &M {
@@ -67,6 +74,10 @@ impl<M: Memory + ?Sized> Memory for &M {
 
     fn threads(&self) -> Option<Vec<u64>> {
         (**self).threads()
+    }
+
+    fn wait(&self, time: Duration) {
+        (**self).wait(time);
     }
 }
 
@@ -241,6 +252,8 @@ fn error_of(errno: Errno, address: u64) -> MemoryError {
 pub(crate) mod fake {
     //! Memory made of a few ranges of bytes.
 
+    use std::time::Duration;
+
     use super::{Memory, MemoryError};
 
     /// Ranges by where they begin; what is in none is unmapped.
@@ -281,6 +294,8 @@ pub(crate) mod fake {
         fn threads(&self) -> Option<Vec<u64>> {
             self.threads.clone()
         }
+
+        fn wait(&self, _: Duration) {}
     }
 }
 

@@ -202,7 +202,7 @@ impl Sampler {
                 break reading;
             }
             sample.retries += 1;
-            std::thread::sleep(RETRY_AFTER);
+            memory.wait(RETRY_AFTER);
         };
         sample.heap = reading.bytes(What::Controller).and_then(|b| heap::sample(runtime, b));
         sample.gc = gc(&reading);

@@ -6,10 +6,11 @@
 //	counts N       JSON: site, state and number of goroutines, from runtime.Stack
 //	stacks N       the same with the functions of the stack
 //	ops N          iterations of -spin so far
+//	where N        the address of the count of the first -spin
 //	leak N         leaves N more goroutines behind, from one site
 //	corrupt MODE   writes garbage into the runtime's own allgs (see corrupt.go)
 //
-// N in the first three is anything: it tells answers apart.
+// N in the first four is anything: it tells answers apart.
 //
 // End it by closing its standard input.
 package main
@@ -30,6 +31,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 var (
@@ -195,6 +197,8 @@ func main() {
 				sum += ops[i].n.Load()
 			}
 			answer = sum
+		case "where":
+			answer = uintptr(unsafe.Pointer(&ops[0].n))
 		case "leak":
 			n, _ := strconv.Atoi(words[1])
 			many(n, func(int) { go receive() })
