@@ -52,8 +52,6 @@ pub(crate) struct TargetState {
 pub(crate) struct EpollSet {
     /// Since when something is ready that no poll has taken, ns; 0: nothing is.
     pub(crate) ready_ns: u64,
-    /// While a poll is taking what is ready: since when there is something that it will leave, ns; else 0.
-    pub(crate) next_ns: u64,
     /// Whose it is.
     pub(crate) target: u32,
     pad: u32,
@@ -62,7 +60,7 @@ pub(crate) struct EpollSet {
 impl EpollSet {
     /// A set in which nothing is known to be ready.
     pub(crate) const fn of(target: u32) -> Self {
-        Self { ready_ns: 0, next_ns: 0, target, pad: 0 }
+        Self { ready_ns: 0, target, pad: 0 }
     }
 }
 

@@ -73,19 +73,20 @@ fn became_ready(wait: u64, happened: u32) -> Option<()> {
     // unlike its sockets is level-triggered and read from alone: no network.
     let own = wanted == EPOLLIN | EPOLLERR | EPOLLHUP
         && target::of((bpf_get_current_pid_tgid() >> 32) as u32) == Some(set.target);
+    // Whether a poll that is taking what is ready will take this as well, or leave it to the next, cannot be
+    // told: it is not counted.
+    if taking {
+        return None;
+    }
     if own {
-        if empty && !taking {
+        if empty {
             set.ready_ns = 0;
         }
         return None;
     }
     // SAFETY: a helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    if taking {
-        if set.next_ns == 0 {
-            set.next_ns = now;
-        }
-    } else if empty || set.ready_ns == 0 {
+    if empty || set.ready_ns == 0 {
         set.ready_ns = now;
     }
     let ts = target::state(set.target)?;
@@ -132,13 +133,12 @@ fn harvest(epfd: u32, result: i64) -> Option<()> {
     let set = unsafe { &mut *set };
     let ready_ns = set.ready_ns;
     // What the poll did not return it has dropped, or it came too late for it.
-    set.ready_ns = set.next_ns;
-    set.next_ns = 0;
+    set.ready_ns = 0;
     // The kernel may have used a set's memory again for another's.
     set.target = index;
-    ts.network_waits_ns = set.ready_ns;
+    ts.network_waits_ns = 0;
     // With several sets the other ones may still have something to forget.
-    if set.ready_ns == 0 && ts.epoll_sets == 1 {
+    if ts.epoll_sets == 1 {
         ts.epoll_ready = 0;
     }
     if result == 0 || ready_ns == 0 {
