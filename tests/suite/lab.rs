@@ -87,6 +87,21 @@ fn a_system_call_that_keeps_its_p_is_named() -> Result<()> {
 }
 
 #[test]
+fn ps_held_in_system_calls_are_named() -> Result<()> {
+    judge("held-ps")
+}
+
+#[test]
+fn mark_assists_are_named() -> Result<()> {
+    judge("assist")
+}
+
+#[test]
+fn a_flood_of_goroutines_is_named() -> Result<()> {
+    judge("goroutine-flood")
+}
+
+#[test]
 fn a_slow_peer_is_no_fault() -> Result<()> {
     judge("slow-peer")
 }

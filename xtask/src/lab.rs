@@ -156,6 +156,9 @@ fn say(trial: &Trial) {
             "    {count} accusations in {of} pauses, {} unconfirmed",
             accusations.unconfirmed.len()
         );
+        if accusations.undecided > 0 {
+            println!("    {} more while perf lost events: not judged", accusations.undecided);
+        }
         for unconfirmed in &accusations.unconfirmed {
             println!("    UNCONFIRMED: {unconfirmed}");
         }

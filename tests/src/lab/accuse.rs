@@ -66,6 +66,8 @@ pub struct Accusations {
     pub count: usize,
     /// Those that evidence does not confirm, in words.
     pub unconfirmed: Vec<String>,
+    /// Further ones, of times at which perf lost events: nobody can tell.
+    pub undecided: usize,
 }
 
 /// The accusations of a report in whose target nothing was wrong.
@@ -88,6 +90,10 @@ impl Accusations {
         let (from, to) = (start, start + length);
         for cause in causes.iter().filter(|c| c.ns >= LEAST_NS) {
             let Some(seen) = seen(cause, from, to, evidence) else { continue };
+            if evidence.trace.has_hole(from, to) {
+                self.undecided += 1;
+                continue;
+            }
             self.count += 1;
             if (seen as f64) < CONFIRMED * cause.ns as f64 {
                 self.unconfirmed.push(format!(
@@ -164,6 +170,10 @@ mod tests {
         ];
         all.weigh(&causes, 0, 10_000_000, &evidence());
         assert_eq!((all.of, all.count, all.unconfirmed.len()), (1, 3, 2), "{:?}", all.unconfirmed);
+        let mut holed = evidence();
+        holed.trace.holes.push((9_000_000, 11_000_000));
+        all.weigh(&causes, 0, 10_000_000, &holed);
+        assert_eq!((all.of, all.count, all.undecided), (2, 3, 3));
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub fn json(rows: &[Row]) -> Value {
         let accusations = t
             .accusations
             .as_ref()
-            .map(|a| json!({"of": a.of, "count": a.count, "unconfirmed": a.unconfirmed}));
+            .map(|a| json!({"of": a.of, "count": a.count, "unconfirmed": a.unconfirmed, "undecided": a.undecided}));
         json!({"seed": t.seed, "how": t.how, "not_injected": t.not_injected,
                "injections": t.injections, "injected_ns": t.injected_ns, "stops": t.stops,
                "stop_ns": t.stop_ns, "unexplained_ns": t.unexplained_ns,
@@ -200,7 +200,7 @@ mod tests {
     fn the_matrix_counts_pauses_by_their_name() {
         let pauses =
             vec![pause("page_fault", true), pause("blocked", false), pause("page_fault", true)];
-        let nobody = Accusations { of: 50, count: 2, unconfirmed: vec!["x".into()] };
+        let nobody = Accusations { of: 50, count: 2, unconfirmed: vec!["x".into()], undecided: 0 };
         let rows = [
             Row { name: "page-faults", trials: vec![trial(pauses, None)], skipped: None },
             Row { name: "healthy", trials: vec![trial(Vec::new(), Some(nobody))], skipped: None },

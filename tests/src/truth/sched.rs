@@ -246,6 +246,8 @@ pub struct Trace {
     pub deep_sleeps: Vec<(u32, u64, u64)>,
     /// Who ran, in order of the ends.
     pub slices: Vec<Slice>,
+    /// Times in which events of a CPU were lost: who left it had not come to it.
+    pub holes: Vec<(u64, u64)>,
     /// Context switches read.
     pub switches: u64,
     states: BTreeMap<u32, State>,
@@ -285,6 +287,9 @@ impl Trace {
                 }
                 let running = (*next, next_comm.clone(), now);
                 if let Some((tid, comm, from_ns)) = self.on_cpu.insert(event.cpu, running) {
+                    if tid != *prev {
+                        self.holes.push((from_ns, now));
+                    }
                     self.slices.push(Slice { cpu: event.cpu, tid, comm, from_ns, to_ns: now });
                 }
             }
@@ -306,6 +311,11 @@ impl Trace {
     pub fn waited(&self, tid: u32, from: u64, to: u64) -> u64 {
         let of_thread = self.waits.iter().filter(|w| w.tid == tid);
         of_thread.map(|w| w.to_ns.min(to).saturating_sub(w.from_ns.max(from))).sum()
+    }
+
+    /// Whether events were lost in `[from, to)`.
+    pub fn has_hole(&self, from: u64, to: u64) -> bool {
+        self.holes.iter().any(|&(s, e)| s < to && from < e)
     }
 
     /// How long a thread slept in state D within `[from, to)`.
@@ -385,6 +395,16 @@ mod tests {
         }
         assert_eq!(trace.slept_deeply(8, 1_000_007_000, u64::MAX), 2_000);
         assert_eq!(trace.slept_deeply(7, 0, u64::MAX), 0);
+        assert!(!trace.has_hole(0, u64::MAX));
+    }
+
+    #[test]
+    fn who_leaves_a_cpu_without_having_come_shows_a_loss() {
+        let mut trace = trace();
+        let line = "  5 [000] 1.000006000: sched:sched_switch: prev_comm=c prev_pid=5 prev_prio=120 prev_state=S ==> next_comm=a next_pid=7 next_prio=120";
+        trace.add(&Event::parse(line).expect(line));
+        assert!(trace.has_hole(1_000_005_500, 1_000_005_600));
+        assert!(!trace.has_hole(0, 1_000_005_000));
     }
 
     #[test]

@@ -55,8 +55,8 @@ func seconds(name string) int64 {
 	return int64(sample[0].Value.Float64() * 1e9)
 }
 
-// flood makes more goroutines runnable at once than can run, time and again: most of them wait for a P,
-// though no thread waits for a CPU.
+// flood makes more goroutines runnable at once than can run, time and again, each with something to do for
+// a while: most of them wait for a P, though no thread waits for a CPU.
 func flood(s Settings, log *Log) error {
 	jitter := newJitter(s.seed)
 	var longest atomic.Int64
@@ -77,7 +77,7 @@ func flood(s Settings, log *Log) error {
 							break
 						}
 					}
-					for until := now() + int64(20*time.Microsecond); now() < until; {
+					for until := now() + int64(s.last); now() < until; {
 					}
 				}()
 			}

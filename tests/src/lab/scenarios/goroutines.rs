@@ -11,7 +11,7 @@ use crate::lab::judge::{LEAST_NS, Pause, Truth, What};
 use crate::lab::label;
 use crate::lab::slow_file::SlowFile;
 use crate::lab::span::{Span, union};
-use crate::lab::target::{self, Logged};
+use crate::lab::target::{self, Logged, Undisturbed};
 use crate::lab::trial::{Observed, Setting};
 use crate::report::{Report, Wait};
 
@@ -43,9 +43,14 @@ pub(super) fn assist(setting: Setting) -> Result<Observed> {
 /// More goroutines are ready than can run. The workload's clock tells how long they waited.
 pub(super) fn flood(setting: Setting) -> Result<Observed> {
     let launch = target::launch("flood", setting.seed)
-        .args(&["-stops", "0", "-count", "20000", "-every", "20ms"])
-        .env("GOMAXPROCS", "2");
-    let (report, logged) = run(&launch, setting)?;
+        .args(&["-stops", "0", "-count", "4000", "-last", "100us", "-every", "20ms"])
+        .env("GOMAXPROCS", "1");
+    // Only undisturbed do threads get the CPUs that they want; with one P it leaves one for others.
+    let target = Undisturbed::start(&launch)?;
+    // The runtime's counters are read once a second, and a verdict wants several of them.
+    let window = setting.window.max(Duration::from_secs(5));
+    let report = observe(target.pid(), window, || Ok(()))?;
+    let logged = target.end()?;
     let injected = logged.figures.get("longest_wait_ns").copied().unwrap_or(0).cast_unsigned();
     let verdict = report.saturation()?;
     let how = "by the clocks of the goroutines that waited";

@@ -13,13 +13,13 @@ use crate::lab::target;
 use crate::lab::trial::{Observed, Setting};
 use crate::proc::{Proc, now_ns};
 
-/// SIGSTOP, and SIGCONT some ms later, time and again, while the target stops its world most of the
+/// SIGSTOP, and SIGCONT some ms later, time and again, while the target stops its world much of the
 /// time. Our own clock tells when it certainly stood still.
 pub(super) fn stop(setting: Setting) -> Result<Observed> {
     let mut random = Random::new(setting.seed);
     // Others may disturb it: while it stands still nobody can.
     let target = target::launch("steady", setting.seed)
-        .args(&["-stops", "50us", "-busy", "1"])
+        .args(&["-stops", "60us"])
         .env("GOMAXPROCS", "2")
         .start()?;
     let mut spans = Vec::new();
