@@ -182,6 +182,9 @@ pub const THREAD_CLOSES_WINDOW: u32 = 2;
 pub const THREAD_OUTLIER: u32 = 4;
 /// Sent because of `--full`.
 pub const THREAD_FULL: u32 = 8;
+/// The quota's part of the wait (`kept_off_ns`) is in several pieces: only the first begins where
+/// `kept_off_after_ns` says.
+pub const THREAD_KEPT_OFF_AGAIN: u32 = 32;
 /// Made by user space from the thread table at detach: `to == from`, the state held until then.
 pub const THREAD_FINAL: u32 = 16;
 

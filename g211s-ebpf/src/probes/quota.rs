@@ -18,7 +18,12 @@ pub(crate) struct Taken {
     pub(crate) ns: u32,
     /// How long after the thread joined the queue it began.
     pub(crate) after_ns: u32,
+    /// 1: it is in several pieces, and that is where the first begins.
+    pub(crate) again: u32,
 }
+
+/// Much less than a group is off at a time.
+const SLACK_NS: u64 = 1_000_000;
 
 // Values of `ThreadRecord::throttled`.
 const NOT: u16 = 0;
@@ -146,11 +151,16 @@ pub(crate) fn leaves(rec: &ThreadRecord, task: Task, now: u64) -> Taken {
     }
     let waited = now - rec.queued_ns;
     let mut ns = time - rec.off_ns;
-    let mut after = 0;
-    if rec.throttled != JUST_NOW {
+    let (mut after, mut again) = (0, 0);
+    if !one_by_one() {
         // The kernel still knows when the last time off began.
         let ago = began_ago(group);
-        if ago < waited {
+        if rec.throttled == JUST_NOW {
+            // The clocks are read a little apart.
+            if ago + SLACK_NS < waited {
+                again = 1;
+            }
+        } else if ago < waited {
             // While the thread waited: whatever was before that, no more than this is certain.
             after = waited - ago;
             if ns > ago {
@@ -165,7 +175,7 @@ pub(crate) fn leaves(rec: &ThreadRecord, task: Task, now: u64) -> Taken {
     if ns > waited - after {
         ns = waited - after;
     }
-    Taken { ns: saturated(ns), after_ns: saturated(after) }
+    Taken { ns: saturated(ns), after_ns: saturated(after), again }
 }
 
 /// How long ago the group's last time off began, ns. Not scaled by the CPU's frequency where the clock is not

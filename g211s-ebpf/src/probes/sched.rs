@@ -11,7 +11,8 @@ use g211s_ebpf::{
     event::{
         EventKind, Header, Life, LifeEvent, NO_SYSCALL, NO_TARGET, SLICE_OPEN, SLICE_TRUNCATED,
         SYS_EPOLL_PWAIT, SYS_EPOLL_PWAIT2, SYS_EPOLL_WAIT, SliceEvent, THREAD_CLOSES_WINDOW,
-        THREAD_FULL, THREAD_IN_WINDOW, THREAD_OUTLIER, THREAD_STATES, ThreadEvent, ThreadState,
+        THREAD_FULL, THREAD_IN_WINDOW, THREAD_KEPT_OFF_AGAIN, THREAD_OUTLIER, THREAD_STATES,
+        ThreadEvent, ThreadState,
     },
     hist::Hist,
 };
@@ -169,7 +170,7 @@ fn send_change(now: u64, rec: &ThreadRecord, ts: &TargetState, c: &Change) {
             prev_cpu: rec.cpu,
             from: rec.state,
             to: c.to as u8,
-            flags: c.flags,
+            flags: if c.taken.again != 0 { c.flags | THREAD_KEPT_OFF_AGAIN } else { c.flags },
             irq_ns: c.missed.irq_ns,
             // Of the two one is zero.
             kept_off_ns: c.missed.stolen_ns | c.taken.ns,

@@ -34,6 +34,9 @@ use crate::model::{
 };
 
 mod code;
+mod quota;
+
+use quota::spread;
 
 /// What a stop's time went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -501,7 +504,12 @@ pub fn behind(
         f(Ahead::Unknown, to - from);
         return;
     };
-    let (off, on) = wait.throttled(from, to);
+    let (start, end) = wait.throttled(from, to);
+    let parts = match wait.throttled_again() {
+        Some(again) => spread(cpus, cpu, again),
+        None if start < end => vec![quota::Part { from: start, to: end, quota: true }],
+        None => Vec::new(),
+    };
     let mut queued = |from, to| {
         cpus.walk(cpu, from, to, |s, e, slice| {
             let ahead = match slice {
@@ -515,10 +523,21 @@ pub fn behind(
             f(ahead, e - s);
         });
     };
-    queued(from, off);
-    queued(on, to);
-    if off < on {
-        f(Ahead::Quota, on - off);
+    let (mut at, mut taken, mut unknown) = (from, 0, 0);
+    for part in parts {
+        let (s, e) = (part.from.clamp(from, to), part.to.clamp(from, to));
+        if s >= e {
+            continue;
+        }
+        queued(at, s);
+        *(if part.quota { &mut taken } else { &mut unknown }) += e - s;
+        at = e;
+    }
+    queued(at, to);
+    for (ahead, ns) in [(Ahead::Quota, taken), (Ahead::Unknown, unknown)] {
+        if ns > 0 {
+            f(ahead, ns);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use g211s_ebpf::event::{ThreadEvent, ThreadState};
+use g211s_ebpf::event::{THREAD_KEPT_OFF_AGAIN, ThreadEvent, ThreadState};
 
 /// A thread was in one state during `[start_ns, end_ns)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub struct Stay {
     irq: u32,
     kept_off: u32,
     kept_off_after: u32,
+    kept_off_again: bool,
 }
 
 /// What a CPU did while a thread was running on it and was not run by it, ns.
@@ -55,6 +56,14 @@ impl Piece {
         let start = self.stay.start.saturating_add(self.stay.kept_off_after.into());
         let end = start.saturating_add(self.stay.kept_off.into()).min(self.stay.end);
         (start.clamp(from_ns, to_ns), end.clamp(from_ns, to_ns))
+    }
+
+    /// Where a CPU quota kept the thread off its queue several times: from when to when that may have been, and
+    /// for how long in all. [`Self::throttled`] does not tell then.
+    pub fn throttled_again(&self) -> Option<(u64, u64, u64)> {
+        let known = self.state.is_runnable() && self.stay.kept_off_again && self.stay.kept_off > 0;
+        let start = self.stay.start.saturating_add(self.stay.kept_off_after.into());
+        known.then_some((start.min(self.stay.end), self.stay.end, self.stay.kept_off.into()))
     }
 
     /// Of `[from_ns, to_ns)` on a CPU, what the thread certainly missed. It missed that much in the whole stay,
@@ -122,6 +131,7 @@ impl Timeline {
                 irq: e.irq_ns,
                 kept_off: e.kept_off_ns,
                 kept_off_after: e.kept_off_after_ns,
+                kept_off_again: e.flags & THREAD_KEPT_OFF_AGAIN != 0,
             },
         };
         if state.is_runnable() {

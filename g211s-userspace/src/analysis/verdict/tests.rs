@@ -1,6 +1,6 @@
 //! Verdicts on drawn scenes, and the conservation law on generated ones.
 
-use g211s_ebpf::event::{SliceEvent, ThreadEvent};
+use g211s_ebpf::event::{SliceEvent, THREAD_KEPT_OFF_AGAIN, ThreadEvent};
 use proptest::prelude::*;
 
 use super::*;
@@ -240,6 +240,23 @@ fn a_quota_is_no_waiting_behind_others() {
 }
 
 #[test]
+fn a_quota_that_runs_out_again_is_where_the_cpu_idles() {
+    let scene = Scene::new(10)
+        .thread(1, "==__________==", "00000000000000")
+        .thread(2, "==pppppppp==__", "11111111111111")
+        .cpu(1, "220033900022..", &[(9, "hog")])
+        .tell(2, 3, |e| (e.kept_off_ns, e.flags) = (55, THREAD_KEPT_OFF_AGAIN));
+    let s = stop(&scene, 1, 12, 14, &[(12, 2)]);
+    let v = explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks());
+    // 20 idle, 20 behind our own thread 3, 10 behind the hog, 30 idle: the 5 left are the first that was not.
+    let of = |kind, behind| told(&v).iter().find(|c| c.0 == kind && c.2 == behind).map(|c| c.3);
+    assert_eq!(of(CfsThrottled, None), Some(55));
+    assert_eq!(of(RunqueueWait, Some(3)), Some(15));
+    assert_eq!(of(RunqueueWait, Some(9)), Some(10));
+    assert_eq!(of(WakeupLatency, None), None);
+}
+
+#[test]
 fn sleeps_of_a_laggard_are_told_apart() {
     let asleep =
         |states, syscall| told(&late(states, |s| s.tell(2, 3, |e| e.syscall = syscall)))[0];
@@ -372,22 +389,29 @@ fn say_more(scene: &mut Scene, more: &[(u8, u8)]) {
         } else if ThreadState::from_u8(e.from).is_some_and(ThreadState::is_runnable) {
             e.kept_off_ns = share(a, whole);
             e.kept_off_after_ns = share(b, whole - u64::from(e.kept_off_ns));
+            e.flags |= if b > 127 { THREAD_KEPT_OFF_AGAIN } else { 0 };
         } else {
             e.syscall = [-1, NO_SYSCALL, SYS_FUTEX, 35, 74][usize::from(a % 5)];
         }
     }
 }
 
-/// Time by kind of cause and thread, without what names nobody and nothing.
+/// Time by kind of cause and thread, without what names nobody and nothing. What a thread did on a CPU (in a
+/// system call too, as stacks tell) is one kind: of a part of a stay there it is not known what of it interrupts and the hypervisor took, and what is
+/// not certain counts as the thread's own.
 fn by_kind(v: &Verdict) -> BTreeMap<(CauseKind, u32), u64> {
     let mut all = BTreeMap::new();
-    let says = |c: &&Cause| {
-        c.key.kind != Unexplained && (c.key.kind != RunqueueWait || c.key.behind.is_some())
-    };
-    for c in v.causes.iter().filter(says) {
-        // Which of the two it was at a moment is told by the stacks before and after it.
-        let kind = if c.key.kind == SyscallReturn { NonpreemptibleCode } else { c.key.kind };
-        *all.entry((kind, c.key.tid)).or_insert(0) += c.ns;
+    for c in &v.causes {
+        let (kind, tid) = (c.key.kind, c.key.tid);
+        if kind == Unexplained || (kind == RunqueueWait && c.key.behind.is_none()) {
+            continue;
+        }
+        let on_cpu =
+            matches!(kind, RuntimeWork | NonpreemptibleCode | SyscallReturn | VmSteal | IrqSoftirq);
+        *all.entry((if on_cpu { RuntimeWork } else { kind }, tid)).or_insert(0) += c.ns;
+        if matches!(kind, VmSteal | IrqSoftirq) {
+            *all.entry((kind, tid)).or_insert(0) += c.ns;
+        }
     }
     all
 }
