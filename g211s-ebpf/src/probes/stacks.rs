@@ -26,7 +26,7 @@ const ORIG_AX: usize = 15 * 8;
 const IP: usize = 16 * 8;
 const SP: usize = 19 * 8;
 
-/// Time between two stacks of one thread in one stop, ns, at first …
+/// Time between two stacks of one thread in one stop and one stay on a CPU, ns, at first …
 const SPACING_NS: u64 = 200_000;
 /// … and later this part (as a shift) of the time since the stop began: a stop of a second takes some 200.
 const SPACING_SHIFT: u32 = 5;
@@ -64,13 +64,15 @@ fn take(why: StackWhy) {
         return;
     }
     let Some(rec) = THREADS.get_ptr_mut(tid) else { return };
-    // SAFETY: a live value of a preallocated hash map; this field is written by the thread itself alone.
-    let last = unsafe { &mut (*rec).stack_ns };
+    // SAFETY: a live value of a preallocated hash map; `stack_ns` is written by the thread itself alone, and
+    // `since_ns` does not change while it runs.
+    let (last, since) = unsafe { (&mut (*rec).stack_ns, (*rec).since_ns) };
     // SAFETY: helpers without preconditions.
     let (now, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
     let age = now.wrapping_sub(ts.stw_start_ns) >> SPACING_SHIFT;
     let spacing = if age > SPACING_NS { age } else { SPACING_NS };
-    if *last >= ts.stw_start_ns && now.wrapping_sub(*last) < spacing {
+    // One in each stay on a CPU in any case.
+    if *last >= ts.stw_start_ns && *last >= since && now.wrapping_sub(*last) < spacing {
         return;
     }
     *last = now;

@@ -251,7 +251,9 @@ const UNSEEN_LAGGARD: &str = "the stopper slept until a thread stopped that no p
 
 /// Explains a stop.
 pub fn explain(stop: &Stop, threads: &Threads, cpus: &Cpus, stacks: &Stacks) -> Verdict {
-    let mut path = Path { threads, cpus, stacks, begun_ns: stop.start_ns, causes: BTreeMap::new() };
+    let gave_up_ns = stop.laggard().map_or(stop.start_ns, |(gave_up, _)| gave_up);
+    let begun_ns = stop.start_ns;
+    let mut path = Path { threads, cpus, stacks, begun_ns, gave_up_ns, causes: BTreeMap::new() };
     path.stopping(stop);
     path.along(Phase::Stopped, stop.stopper_tid, stop.stopped_at_ns, stop.end_ns, Part::Stopper);
     let mut causes = by_function(path.causes);
@@ -288,6 +290,8 @@ struct Path<'a> {
     stacks: &'a Stacks,
     /// When the stop began: what a thread was seen in before that is not what it was asked to leave.
     begun_ns: u64,
+    /// When the laggard gave its P up.
+    gave_up_ns: u64,
     causes: BTreeMap<CauseKey, u64>,
 }
 
@@ -376,13 +380,19 @@ impl Path<'_> {
     }
 
     /// Charges `[from, to)`, in which the laggard ran, to the code or the system call in which it was found
-    /// meanwhile.
+    /// meanwhile. If nobody looked in that stay on a CPU, but found it in the same function before and after, it
+    /// was there all along.
     fn running_on(&mut self, key: CauseKey, piece: &Piece, from: u64, to: u64) {
         let rest = self.missed(key, piece, from, to);
         let stacks = self.stacks;
-        let samples = stacks.between(key.tid, piece.start_ns.max(self.begun_ns), to);
+        let since = piece.start_ns.max(self.begun_ns);
+        let samples = stacks.between(key.tid, since, to);
+        let before = || stacks.between(key.tid, self.begun_ns, since).next_back();
+        let after = stacks.between(key.tid, to, self.gave_up_ns).next();
+        let around = code::agreed(before(), after);
         let mut charged = 0;
         code::divide(samples, from, to, |_, e, sample| {
+            let sample = sample.or(around);
             let key = match sample {
                 Some(sample) if sample.syscall >= 0 => CauseKey {
                     kind: CauseKind::SyscallReturn,

@@ -30,6 +30,12 @@ pub(super) fn divide<'a>(
     }
 }
 
+/// What a thread was in between two samples, if both found it in the same function.
+pub(super) fn agreed<'a>(before: Option<&'a Sample>, after: Option<&Sample>) -> Option<&'a Sample> {
+    let in_code = |s: &Sample| s.code.filter(|_| s.syscall < 0).map(|c| c.function);
+    before.filter(|b| in_code(b).is_some() && after.and_then(in_code) == in_code(b))
+}
+
 /// The part of `ns` that falls to the first `part` of `whole`, where it is spread evenly.
 pub(super) fn share(ns: u64, part: u64, whole: u64) -> u64 {
     let share = u128::from(ns) * u128::from(part) / u128::from(whole.max(1));

@@ -181,6 +181,25 @@ fn a_stretch_in_which_nobody_looked_has_no_code() {
 }
 
 #[test]
+fn a_stay_on_the_cpu_in_which_nobody_looked_is_what_those_around_it_agree_on() {
+    let told = |seen: &str| {
+        let scene = Scene::new(10)
+            //          0         1         2
+            //          012345678901234567890
+            .thread(1, "===_______________===", "000000000000000000000")
+            .thread(2, "=====ppp====pp==_____", "111111111111111111111")
+            .code(2, seen);
+        let s = stop(&scene, 2, 18, 20, &[(16, 2)]);
+        coded(&scene, &explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks()))
+    };
+    let code = |name: &str, ns| (NonpreemptibleCode, name.to_owned(), -1, ns);
+    assert_eq!(told("   a          a "), [code("main.a", 80)]);
+    let unknown = [code("?", 40), code("main.a", 20), code("main.b", 20)];
+    assert_eq!(told("   a          b "), unknown);
+    assert_eq!(told("   a             a")[..], [code("?", 60), code("main.a", 20)]);
+}
+
+#[test]
 fn lines_of_one_function_are_one_cause() {
     let key = |function, place| CauseKey {
         kind: NonpreemptibleCode,
