@@ -78,15 +78,23 @@ fn record(tid: u32, index: u32) -> Option<&'static mut ThreadRecord> {
         // the scheduler paths that hold its run queue's lock.
         return Some(unsafe { &mut *r });
     }
-    let new = ThreadRecord::new(index as u8, ThreadState::Unknown, 0);
-    if THREADS.insert(tid, new, 0).is_err() {
-        if let Some(l) = loss() {
-            l.threads_full += 1;
-        }
-        return None;
-    }
+    make_record(tid.into(), index.into());
     // SAFETY: as above.
     THREADS.get_ptr_mut(tid).map(|r| unsafe { &mut *r })
+}
+
+/// Makes a thread's record anew. A global function, see [`send_slices`]: a new record is half of the 512 bytes of
+/// stack that the functions of a program that call one another have together.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn make_record(tid: u64, index: u64) -> u64 {
+    let new = ThreadRecord::new(index as u8, ThreadState::Unknown, 0);
+    if THREADS.insert(tid as u32, new, 0).is_err()
+        && let Some(l) = loss()
+    {
+        l.threads_full += 1;
+    }
+    0
 }
 
 /// Moves a thread to its next state; what it left is added to its sums.
@@ -645,12 +653,7 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     if let Some(index) = target::of(tgid(child)) {
         let tid = pid(child);
         // Overwrites what an earlier thread of this number may have left.
-        let new = ThreadRecord::new(index as u8, ThreadState::Unknown, 0);
-        if THREADS.insert(tid, new, 0).is_err()
-            && let Some(l) = loss()
-        {
-            l.threads_full += 1;
-        }
+        make_record(tid.into(), index.into());
         send_life(tid, index, Life::ThreadBorn, pid(parent));
     }
     0
