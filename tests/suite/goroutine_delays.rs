@@ -13,8 +13,8 @@ use g211s_tests::{go, needs_kernel};
 const WINDOW: Duration = Duration::from_secs(6);
 
 /// What the workload says of itself.
-fn told(service: &mut Service) -> Result<BTreeMap<String, i64>> {
-    let line = service.ask("tell", "told ")?;
+fn told(service: &mut Service, when: &str) -> Result<BTreeMap<String, i64>> {
+    let line = service.ask(when, &format!("told {when} "))?;
     let words: Vec<&str> = line.split_whitespace().collect();
     let pairs = words.chunks_exact(2).map(|pair| Ok((pair[0].to_owned(), pair[1].parse()?)));
     pairs.collect()
@@ -22,9 +22,9 @@ fn told(service: &mut Service) -> Result<BTreeMap<String, i64>> {
 
 /// A run, and what the workload counted from just before it to just after it.
 fn observed(service: &mut Service) -> Result<(Report, BTreeMap<String, i64>)> {
-    let before = told(service)?;
+    let before = told(service, "before")?;
     let report = Attach::new(service.pid(), WINDOW).report()?;
-    let after = told(service)?;
+    let after = told(service, "after")?;
     let part = after.iter().map(|(k, n)| (k.clone(), n - before.get(k).copied().unwrap_or(0)));
     Ok((report, part.collect()))
 }
@@ -53,13 +53,13 @@ fn blocked(version: &str) -> Result<()> {
          {taken} times, kept to the end {kept} times; {} times without any P",
         n("p_starvation/count")?
     );
-    ensure!(ops > 50, "only {ops} calls: nothing was tried");
-    // The program was asked a moment before and after.
     let seen = taken + kept;
-    ensure!(seen * 10 >= ops * 7, "{seen} of {ops} calls were seen");
-    ensure!(held_ns * 10 >= wait_ns * 7, "{held_ns} ns do not explain {wait_ns} ns of waiting");
-    // The goroutine waits for as long as the P is kept, and no P is kept for anything else.
-    ensure!(held_ns <= wait_ns * 13 / 10, "{held_ns} ns are more than the {wait_ns} ns waited");
+    ensure!(seen > 50 && seen <= ops, "{seen} of {ops} calls were seen");
+    // The program was asked before and after, so that it counts more calls. In the mean a goroutine waits for as
+    // long as the P is kept, and then until a thread has taken it up; no P is kept for anything else.
+    let (held, waited) = (held_ns / seen, wait_ns / ops);
+    ensure!(held * 10 >= waited * 6, "{held} ns do not explain a wait of {waited} ns in the mean");
+    ensure!(held <= waited * 15 / 10, "{held} ns are more than the {waited} ns waited in the mean");
     let calls = report.at("/goroutine_delays/p_held/by_syscall")?;
     let first = &calls[0]["syscall_name"];
     ensure!(first == "nanosleep", "held in {calls}");
@@ -70,8 +70,15 @@ fn blocked(version: &str) -> Result<()> {
         "no goroutine waited on a P that was taken: {worst:?}"
     );
     ensure!(n("p_starvation/count")? > 0, "with one P kept, no goroutine could run");
+    // With one P each long holding is such a time; on a busy host there are those of a preempted thread as well.
+    let in_calls = calls[0]["ns"].as_u64().context("ns")?;
+    let starved_ns = n("p_starvation/total_ns")?;
+    ensure!(
+        starved_ns >= in_calls,
+        "{starved_ns} ns without any P, {in_calls} ns with it in calls"
+    );
     let holder = report.at("/goroutine_delays/p_starvation/worst/0/holders/0")?;
-    ensure!(holder["p"] == 0 && holder["syscall_name"] == "nanosleep", "kept by {holder}");
+    ensure!(holder["p"] == 0, "kept by {holder}");
     ensure!(report.hits("hand_off_p")? >= taken, "taken without handoffp");
     Ok(())
 }
@@ -98,10 +105,11 @@ fn storm(version: &str) -> Result<()> {
     let worst = report.at("/goroutine_delays/assists/worst")?.as_array().context("worst")?.clone();
     ensure!(worst.iter().all(|w| w["goid"].as_u64() > Some(0)), "goroutines without number");
     if let Some(cpu_ns) = report.at("/goroutine_delays/assists/cpu_ns")?.as_i64() {
-        let theirs = own["assist_ns"];
-        // Theirs is over a little more than our window.
-        let close = cpu_ns <= theirs && cpu_ns * 10 >= theirs * 6;
-        ensure!(close, "{cpu_ns} ns of CPU, by the program's own metrics {theirs}");
+        // Theirs is over more than our window, and both grow in steps of a cycle.
+        let share = report.number("/window/duration_ns")? as f64 / own["at_ns"] as f64;
+        let theirs = own["assist_ns"] as f64 * share;
+        let ratio = cpu_ns as f64 / theirs;
+        ensure!((0.5..=2.0).contains(&ratio), "{cpu_ns} ns, by the program's own metrics {theirs}");
     }
     Ok(())
 }

@@ -3,11 +3,11 @@
 // -mode storm: goroutines allocate as fast as they can over a live heap that is one long list, so that they must
 // help the collector and often cannot; each allocation is timed.
 //
-// -mode blocked: a goroutine makes another one ready and then sleeps in a system call with its P. With
+// -mode blocked: a goroutine works, makes another one ready and then sleeps in a system call with its P. With
 // GOMAXPROCS=1 the other one can only run when the runtime has taken the P away, or the call has returned: how
 // long it waited is added up.
 //
-// It prints `pid N` and `listening none`, and for each line on its standard input `told NAME VALUE …`.
+// It prints `pid N` and `listening none`, and for each line on its standard input `told LINE NAME VALUE …`.
 package main
 
 import (
@@ -34,6 +34,7 @@ var (
 	waitNs atomic.Int64
 	sink   atomic.Pointer[node]
 	roots  []*node
+	begin  = time.Now()
 )
 
 // One long list: the collector can follow it on one thread only, and who would help finds nothing to do.
@@ -62,7 +63,9 @@ func allocate(threshold time.Duration) {
 func block(sleep, pause time.Duration) {
 	ran := make(chan time.Duration, 1)
 	for {
-		time.Sleep(pause)
+		// Busy: a sysmon that has found nothing to do for long looks more and more seldom.
+		for start := time.Now(); time.Since(start) < pause; {
+		}
 		ready := time.Now()
 		go func() { ran <- time.Since(ready) }()
 		spec := syscall.NsecToTimespec(int64(sleep))
@@ -87,7 +90,7 @@ func main() {
 	workers := flag.Int("workers", 8, "storm: goroutines that allocate")
 	threshold := flag.Duration("threshold", time.Millisecond, "storm: an allocation is slow from here on")
 	sleep := flag.Duration("sleep", 5*time.Millisecond, "blocked: in the system call")
-	pause := flag.Duration("pause", 15*time.Millisecond, "blocked: before it")
+	pause := flag.Duration("pause", 20*time.Millisecond, "blocked: of work before it")
 	flag.Parse()
 	switch *mode {
 	case "storm":
@@ -105,8 +108,9 @@ func main() {
 	fmt.Println("listening none")
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		fmt.Println("told slow", slow.Load(), "slow_ns", slowNs.Load(), "ops", ops.Load(),
-			"wait_ns", waitNs.Load(), "assist_ns", assistNs())
+		fmt.Println("told", lines.Text(), "slow", slow.Load(), "slow_ns", slowNs.Load(), "ops", ops.Load(),
+			"wait_ns", waitNs.Load(), "assist_ns", assistNs(),
+			"at_ns", time.Since(begin).Nanoseconds())
 	}
 	runtime.KeepAlive(roots)
 }
