@@ -15,3 +15,4 @@ pub mod config;
 pub mod counters;
 pub mod event;
 pub mod hist;
+pub mod series;

@@ -8,6 +8,7 @@ use g211s_ebpf::{
     config::{CpuState, IrqState, MAX_CPUS, MAX_TARGETS, TARGET_BITS, TargetConfig, ThreadRecord},
     counters::{LossCounters, TargetCounters},
     hist::{HISTS, HistData},
+    series::{PAGES, Page},
 };
 
 /// Where a target's Go runtime stands. Written by uprobes; stops of one target never overlap
@@ -124,6 +125,10 @@ pub(crate) static PARKS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0
 /// P (`goroutine::key`) → the thread asleep in a system call with it. Two a P of the largest machines.
 #[map]
 pub(crate) static HELD: HashMap<u64, Held> = HashMap::with_max_entries(4_096, 0);
+
+/// target × `PAGES` + page → ticks, 2 KB each: a ring of half a second. Resized to the targets.
+#[map]
+pub(crate) static SERIES: PerCpuArray<Page> = PerCpuArray::with_max_entries(MAX_TARGETS * PAGES, 0);
 
 /// One entry: not 0 while polls are counted.
 #[map]

@@ -93,7 +93,8 @@ fn print_report(report: &Report, json: bool) -> Result<()> {
 
 fn attach(args: &AttachArgs) -> Result<ExitCode> {
     let writer = args.record.as_ref().map(Writer::create).transpose()?;
-    let sinks = Sinks { pipeline: Some(Pipeline::new("live")), writer, live: true };
+    let sinks =
+        Sinks { pipeline: Some(Pipeline::new("live").telling_delays()), writer, live: true };
     let sinks = runtime()?.block_on(agent::run(&args.watch, sinks))?;
     let pipeline = sinks.pipeline.expect("the pipeline that was put in comes back");
     print_report(&pipeline.finish(), args.json)?;

@@ -10,11 +10,13 @@ use g211s_ebpf::event::THREAD_STATES;
 use crate::event::Event;
 
 mod runtime;
+mod waits;
 
 pub use runtime::{
     GcSample, GoroutineSample, HeapSample, Moment, PSample, Reads, RuntimeAccess, RuntimeFeature,
     RuntimeSample, StwSample,
 };
+pub use waits::{Ticks, Unfolding, Waits};
 
 /// One item of a run's stream. A run is `Start`, then any of the others, then (unless it was cut
 /// off) `End`.
@@ -26,6 +28,8 @@ pub enum Record {
     Event(Event),
     /// Counters of one target, every [`Settings::interval_ns`].
     Interval(Box<Interval>),
+    /// Waits for a CPU of one target by time, soon after.
+    Waits(Box<Waits>),
     /// Histograms of one target, cumulative; the last one of a target counts.
     Hists(Box<Hists>),
     /// A process that is not a target and was seen on a CPU that a target's thread waited for.

@@ -1,7 +1,7 @@
 //! g211s's own chores. Each verb first sets up what it needs (`setup`), so that on a machine with
 //! nothing but Rust the verb is all there is to type.
 //!
-//! Rooms: `setup` (what is missing, and getting it), `toolchain` (what is there), `demo`, `test`,
+//! Rooms: `setup` (what is missing, and getting it), `toolchain` (what is there), `demo`, `test`, `bench`,
 //! `lab` (known causes, and what g211s says of them), `vm` (other kernels), `offsets` (the table of the
 //! Go runtime's structs).
 //! Child processes and Go builds come from the tests' harness.
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod demo;
 mod lab;
 mod offsets;
@@ -39,6 +40,8 @@ enum Verb {
     Vm(vm::Options),
     /// The fault laboratory: make a known cause of pauses, and see what g211s says of it (needs root)
     Lab(lab::Options),
+    /// Set up, build, and measure how fast recordings are analysed, and in how much memory
+    Bench(bench::Options),
     /// Measure the Go runtime's structs on every Go release that can be had, into the table of g211s
     Offsets(offsets::Options),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::run(&options),
         Verb::Vm(options) => vm::run(&options),
         Verb::Lab(options) => lab::run(&options),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Offsets(options) => offsets::run(&options),
     };
     match done {

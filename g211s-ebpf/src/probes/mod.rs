@@ -8,6 +8,7 @@ pub(crate) mod quota;
 pub(crate) mod ready;
 pub(crate) mod runtime;
 pub(crate) mod sched;
+pub(crate) mod series;
 pub(crate) mod stacks;
 pub(crate) mod target;
 pub(crate) mod task;

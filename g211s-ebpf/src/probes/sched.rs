@@ -21,6 +21,7 @@ use super::{
     goroutine,
     off_cpu::{self, Missed},
     quota::{self, Taken},
+    series::add_to_series,
     target,
     task::{Task, read},
 };
@@ -488,6 +489,7 @@ fn count_wait(index: u32, rec: &ThreadRecord, was: u8, waited: u64) {
         target::observe(index, Hist::Yielded, waited);
         return;
     }
+    add_to_series(index.into(), rec.since_ns, rec.since_ns.wrapping_add(waited));
     let phase = rec.phase;
     if was == ThreadState::RunnableWoken as u8 {
         c.woken += 1;

@@ -2,10 +2,12 @@
 
 use std::io::{self, Write as _};
 
+use std::time::{Duration, Instant};
+
 use crate::{
     record::Record,
     recording::Writer,
-    report::{Note, Pipeline, disagreement, sentence},
+    report::{Note, Pipeline, delay_sentence, disagreement, format, sentence, sleep_sentence},
 };
 
 /// Where a run's records go.
@@ -38,11 +40,59 @@ impl Sinks {
 /// stderr, with a status line that gives way to messages.
 pub(super) struct Console {
     pub(super) tty: bool,
-    pub(super) threshold_ns: u64,
-    pub(super) status: bool,
+    threshold_ns: u64,
+    status: bool,
+    pace: Pace,
+}
+
+/// Verdicts printed in any second at most. A reader takes in no more, and a terminal over a slow line must
+/// not hold up the draining of events.
+const PER_SECOND: u32 = 10;
+
+/// Keeps a crowd of verdicts from flooding the terminal, and says how many it held back.
+#[derive(Debug, Default)]
+struct Pace {
+    second: Option<Instant>,
+    said: u32,
+    held: u64,
+    longest_ns: u64,
+}
+
+impl Pace {
+    /// Whether a verdict on `ns` may be printed at `now`.
+    fn admits(&mut self, ns: u64, now: Instant) -> bool {
+        if self.second.is_none_or(|began| now - began >= Duration::from_secs(1)) {
+            (self.second, self.said) = (Some(now), 0);
+        }
+        if self.said < PER_SECOND {
+            self.said += 1;
+            return true;
+        }
+        self.held += 1;
+        self.longest_ns = self.longest_ns.max(ns);
+        false
+    }
+
+    /// What was held back since the last call, in words.
+    fn held_back(&mut self) -> Option<String> {
+        let (held, longest) =
+            (std::mem::take(&mut self.held), std::mem::take(&mut self.longest_ns));
+        (held > 0).then(|| {
+            format!(
+                "… and {}, the longest {}: all are counted in the report",
+                format::plural(held, "more pause or delay", "more pauses and delays"),
+                format::duration(longest)
+            )
+        })
+    }
 }
 
 impl Console {
+    /// Pauses of at least `threshold_ns` are printed.
+    pub(super) fn new(tty: bool, threshold_ns: u64) -> Self {
+        Self { tty, threshold_ns, status: false, pace: Pace::default() }
+    }
+
     pub(super) fn say(&mut self, text: &str) {
         let mut err = io::stderr().lock();
         let clear = if self.status { "\r\x1b[K" } else { "" };
@@ -51,12 +101,32 @@ impl Console {
         self.status = false;
     }
 
-    /// Prints the pauses that are long enough. (Notices were said when they arose.)
+    /// Prints a verdict, unless there were many of late.
+    fn verdict(&mut self, ns: u64, words: impl FnOnce() -> String) {
+        if self.pace.admits(ns, Instant::now()) {
+            self.say(&words());
+        }
+    }
+
+    /// Says how many verdicts were not printed: once a second, and at the end.
+    pub(super) fn held_back(&mut self) {
+        if let Some(line) = self.pace.held_back() {
+            self.say(&line);
+        }
+    }
+
+    /// Prints the pauses and delays that are long enough. (Notices were said when they arose.)
     pub(super) fn tell(&mut self, notes: &[Note]) {
         for note in notes {
             match note {
                 Note::Stop { stop, .. } if stop.total_ns >= self.threshold_ns => {
-                    self.say(&sentence(stop));
+                    self.verdict(stop.total_ns, || sentence(stop));
+                }
+                Note::Delay { delay, .. } => {
+                    self.verdict(delay.wait_ns, || delay_sentence(delay));
+                }
+                Note::Sleep { sleep, .. } => {
+                    self.verdict(sleep.ns, || sleep_sentence(sleep));
                 }
                 Note::Disagreement { accuracy, .. } => {
                     for line in disagreement(accuracy) {
@@ -82,5 +152,24 @@ impl Console {
             let _ = write!(io::stderr().lock(), "\r\x1b[K");
             self.status = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_held_back_and_counted() {
+        let (mut pace, began) = (Pace::default(), Instant::now());
+        let at = |ms| began + Duration::from_millis(ms);
+        assert!((0..10).all(|i| pace.admits(5, at(i))));
+        assert!(!pace.admits(7_000_000, at(20)) && !pace.admits(2_000_000, at(999)));
+        assert_eq!(
+            pace.held_back().as_deref(),
+            Some("… and 2 more pauses and delays, the longest 7 ms: all are counted in the report")
+        );
+        assert_eq!(pace.held_back(), None);
+        assert!(pace.admits(1, at(1000)));
     }
 }

@@ -5,6 +5,7 @@ mod console;
 mod governed;
 mod naming;
 mod run;
+mod waits;
 mod watched;
 
 use std::{
@@ -43,6 +44,7 @@ use console::Console;
 pub use console::Sinks;
 use naming::Naming;
 use run::Run;
+use waits::WaitsReader;
 use watched::{attach_probes, find_stacks, seed_threads, thread_info};
 
 /// Time between two looks at the ring and at the kernel's counters, which is the step of the
@@ -65,8 +67,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     let began = Instant::now();
     let procfs = Procfs::default();
     let threshold_ns = args.threshold.as_nanos() as u64;
-    let mut console =
-        Console { tty: sinks.live && io::stderr().is_terminal(), threshold_ns, status: false };
+    let mut console = Console::new(sinks.live && io::stderr().is_terminal(), threshold_ns);
     let mut resolved = Vec::new();
     let mut seen = HashSet::new();
     for &pid in &args.pids {
@@ -162,6 +163,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     for w in &mut watched {
         w.allocs.governor.attached(start_ns, 0);
         w.assists.governor.attached(start_ns, 0);
+        w.waits = WaitsReader::new(start_ns);
         seed_threads(&mut session, &procfs, w);
     }
     let start = RunStart {

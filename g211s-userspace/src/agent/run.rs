@@ -215,6 +215,23 @@ impl Run<'_> {
             Ok(i) => self.sinks.push(Record::Interval(Box::new(i)), &mut self.console),
             Err(e) => self.notice(Some(target), &e.to_string()),
         }
+        self.waits(target, now, false);
+    }
+
+    /// Takes the waits by time. `last`: the target is not watched any more.
+    fn waits(&mut self, target: u8, now_ns: u64, last: bool) {
+        let w = &mut self.watched[usize::from(target)];
+        let numbers = w.waits.due(now_ns, last);
+        if numbers.is_empty() {
+            return;
+        }
+        match self.session.ticks(target, numbers.clone()) {
+            Ok(ticks) => {
+                let record = w.waits.unfolding.record(target, numbers.start, &ticks);
+                self.sinks.push(Record::Waits(Box::new(record)), &mut self.console);
+            }
+            Err(e) => self.notice(Some(target), &e.to_string()),
+        }
     }
 
     /// Whether a look at what is hit often may be over any moment.
@@ -301,6 +318,7 @@ impl Run<'_> {
         let (pid, comm) = (w.record.pid, w.record.comm.clone());
         self.session.unwatch(w.request.tgid);
         self.interval(target);
+        self.waits(target, now_ns(), true);
         self.notice(Some(target), &format!("process {pid} ({comm}): {why}"));
     }
 
@@ -319,6 +337,7 @@ impl Run<'_> {
             self.sinks.writer = None;
             self.notice(None, &format!("{e}; the run goes on without the recording"));
         }
+        self.console.held_back();
         if !self.console.tty {
             return;
         }
@@ -408,6 +427,7 @@ impl Run<'_> {
         for index in 0..self.watched.len() as u8 {
             if self.watched[usize::from(index)].alive {
                 self.interval(index);
+                self.waits(index, end_ns, true);
             }
             match self.session.hists(index, end_ns) {
                 Ok(h) => self.sinks.push(Record::Hists(Box::new(h)), &mut self.console),
@@ -474,6 +494,7 @@ impl Run<'_> {
         {
             console.tell(&pipeline.flush());
         }
+        console.held_back();
         console.clear();
         sinks
     }

@@ -7,7 +7,7 @@ use g211s_ebpf::{
     event::{Site, ThreadState},
 };
 
-use super::{governed::Governed, now_ns};
+use super::{governed::Governed, now_ns, waits::WaitsReader};
 use crate::{
     bpf::{ProbeHandle, ProbeRequest, SAMPLER_HZ, Session, TargetRequest},
     go::{Binary, plan},
@@ -37,6 +37,8 @@ pub(super) struct Watched {
     pub(super) quotas: Quotas,
     /// Since they were last recorded.
     pub(super) quotas_changed: bool,
+    /// Its waits by time.
+    pub(super) waits: WaitsReader,
     /// Its Go runtime's own counters.
     pub(super) runtime: Option<RuntimeWatch>,
 }
@@ -164,6 +166,7 @@ pub(super) fn attach_probes(
         probes,
         quotas,
         quotas_changed: false,
+        waits: WaitsReader::default(),
         runtime,
     }
 }

@@ -60,6 +60,15 @@ pub struct Sleeps {
     pub worst: Vec<Sleep>,
 }
 
+/// A delay that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Long {
+    /// A wait for a CPU.
+    Wait(Delay),
+    /// An uninterruptible sleep.
+    Sleep(Sleep),
+}
+
 /// The long delays of one target.
 #[derive(Clone, Debug, Default)]
 pub struct Delays {
@@ -76,13 +85,20 @@ pub struct Delays {
 }
 
 impl Delays {
-    /// Takes a thread's event, after `threads` and `cpus` have taken it and all before it.
-    pub fn apply(&mut self, e: &ThreadEvent, threads: &Threads, cpus: &Cpus, in_stw: bool) {
+    /// Takes a thread's event, after `threads` and `cpus` have taken it and all before it. Returns what it ends if
+    /// that is a long wait or sleep in no stop.
+    pub fn apply(
+        &mut self,
+        e: &ThreadEvent,
+        threads: &Threads,
+        cpus: &Cpus,
+        in_stw: bool,
+    ) -> Option<Long> {
         if let Some(sleep) = Self::sleep_of(e) {
-            self.asleep.apply(sleep, in_stw);
-            return;
+            self.asleep.apply(sleep.clone(), in_stw);
+            return (!in_stw).then_some(Long::Sleep(sleep));
         }
-        let Some(wait) = Self::wait_of(e) else { return };
+        let wait = Self::wait_of(e)?;
         self.count += 1;
         self.in_stw += u64::from(in_stw);
         let (start_ns, end) = (e.since_ns, e.header.ts_ns);
@@ -91,8 +107,8 @@ impl Delays {
         let too_short =
             self.worst.len() >= WORST && self.worst.last().is_some_and(|d| d.wait_ns >= wait_ns);
         let is_worst = !in_stw && !too_short;
-        if !is_largest && !is_worst {
-            return;
+        if !is_largest && in_stw {
+            return None;
         }
         let mut ahead = BTreeMap::new();
         let (mut throttled_ns, mut idle_ns, mut unknown_ns) = (0, 0, 0);
@@ -120,8 +136,9 @@ impl Delays {
             self.worst.truncate(WORST);
         }
         if is_largest {
-            self.largest.insert(wait, delay);
+            self.largest.insert(wait, delay.clone());
         }
+        (!in_stw).then_some(Long::Wait(delay))
     }
 
     /// The wait that an event reports as long, if it does: one that ended on a CPU.

@@ -2,9 +2,11 @@
 //! functions of the model; must not know files, BPF, clocks or how anything is printed.
 
 pub mod accuracy;
+pub mod aligned;
 pub mod correlate;
 pub mod delay;
 pub mod goroutine;
 pub mod network;
+pub mod stalls;
 pub mod stats;
 pub mod verdict;

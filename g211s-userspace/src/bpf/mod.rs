@@ -16,6 +16,7 @@ use g211s_ebpf::{
     counters::{LossCounters, TargetCounters},
     event::{NO_SYSCALL, Site, ThreadState},
     hist::{HISTS, HistData},
+    series::{PAGES, Page},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -27,6 +28,7 @@ pub mod kernel_btf;
 mod polls;
 mod read;
 mod sampler;
+mod series;
 
 pub use error::{BpfError, NEEDS};
 use error::{failed, not_loaded};
@@ -141,6 +143,8 @@ unsafe impl aya::Pod for Pod<TargetCounters> {}
 unsafe impl aya::Pod for Pod<LossCounters> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Pod<HistData> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Pod<Page> {}
 
 /// The ring's file descriptor and memory.
 struct Ring(RingBuf<MapData>);
@@ -168,6 +172,7 @@ pub struct Session {
     threads: HashMap<MapData, u32, Pod<ThreadRecord>>,
     counters: PerCpuArray<MapData, Pod<TargetCounters>>,
     hists: PerCpuArray<MapData, Pod<HistData>>,
+    series: PerCpuArray<MapData, Pod<Page>>,
     loss: PerCpuArray<MapData, Pod<LossCounters>>,
     kernel_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -280,7 +285,8 @@ impl Session {
             .map_max_entries("CONFIGS", targets)
             .map_max_entries("STATES", targets)
             .map_max_entries("COUNTERS", targets)
-            .map_max_entries("HISTOGRAMS", targets * HISTS as u32);
+            .map_max_entries("HISTOGRAMS", targets * HISTS as u32)
+            .map_max_entries("SERIES", targets * PAGES);
         let mut ebpf = loader.load(OBJECT).map_err(|e| failed("loading the BPF object", &e))?;
 
         for (name, required, _) in SCHED {
@@ -323,6 +329,7 @@ impl Session {
             threads: HashMap::try_from(take(&mut ebpf, "THREADS")?).map_err(map_error)?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error)?,
             hists: PerCpuArray::try_from(take(&mut ebpf, "HISTOGRAMS")?).map_err(map_error)?,
+            series: PerCpuArray::try_from(take(&mut ebpf, "SERIES")?).map_err(map_error)?,
             loss: PerCpuArray::try_from(take(&mut ebpf, "LOSS")?).map_err(map_error)?,
             sampler: sampler::Sampler::new(&mut ebpf)?,
             polls,

@@ -46,7 +46,7 @@ impl Cpus {
 
     fn put(&mut self, cpu: u16, slice: Slice) {
         let slices = self.by_cpu.entry(cpu).or_default();
-        let at = slices.partition_point(|s| s.start_ns < slice.start_ns);
+        let at = place(slices, slice.start_ns);
         match slices.get_mut(at) {
             // The same stay on the CPU, sent while open and again later.
             Some(same) if same.start_ns == slice.start_ns && same.tid == slice.tid => {
@@ -126,6 +126,17 @@ impl Cpus {
                 slices.shrink_to(slices.len() * 2);
             }
         }
+    }
+}
+
+/// Where a slice with this beginning belongs. The last few are looked at first: a wait's slices come newest
+/// first, and are newer than those of earlier waits.
+fn place(slices: &VecDeque<Slice>, start_ns: u64) -> usize {
+    const NEAR: usize = 16;
+    let from_end = slices.iter().rev().take(NEAR).position(|s| s.start_ns < start_ns);
+    match from_end {
+        Some(back) => slices.len() - back,
+        None => slices.partition_point(|s| s.start_ns < start_ns),
     }
 }
 

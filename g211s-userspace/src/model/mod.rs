@@ -11,6 +11,7 @@ pub mod reason;
 pub mod stacks;
 pub mod stw;
 pub mod threads;
+pub mod waits;
 
 #[cfg(test)]
 pub(crate) mod ascii;

@@ -47,9 +47,9 @@ enum Coding {
     Last(Field, Field),
 }
 
-/// Where a field is in its event: offset and width in bytes.
+/// Where a field is in its event: offset and width in bytes. Small, because the decoder copies them about.
 #[derive(Clone, Copy)]
-struct Field(usize, usize);
+struct Field(u8, u8);
 
 const TS: Field = Field(0, 8);
 const TARGET: Field = Field(9, 1);
@@ -159,9 +159,6 @@ const SIZES: [usize; KINDS] = [
     size_of::<SpanEvent>(),
 ];
 const MAX_EVENT: usize = 128;
-/// Which fields of each kind remember something (`Previous`, `Last`), for the decoder's second pass.
-const LEARNT: [&[usize]; KINDS] =
-    [&[0, 3, 5, 9, 11], &[3, 5, 6, 7, 8], &[0, 4, 5, 6, 7, 8, 9], &[0, 2, 4], &[0, 4], &[0, 7]];
 /// First column of each event kind.
 const FIRST: [usize; KINDS] = {
     let mut first = [COLUMN_FIELDS; KINDS];
@@ -181,16 +178,8 @@ const _: () = {
         let mut bytes = 9; // time stamp and kind
         let mut f = 0;
         while f < FIELDS[kind].len() {
-            bytes += FIELDS[kind][f].0.1;
+            bytes += FIELDS[kind][f].0.1 as usize;
             assert!(matches!(FIELDS[kind][f].0.1, 1 | 2 | 4 | 8), "see `Field::get`");
-            let mut learnt = false;
-            let mut i = 0;
-            while i < LEARNT[kind].len() {
-                learnt |= LEARNT[kind][i] == f;
-                i += 1;
-            }
-            let learns = matches!(FIELDS[kind][f].1, Coding::Previous | Coding::Last(..));
-            assert!(learnt == learns, "see `LEARNT`");
             f += 1;
         }
         assert!(bytes == SIZES[kind] && bytes <= MAX_EVENT, "every byte of an event has a column");
@@ -202,12 +191,13 @@ impl Field {
     /// The bytes from the field on. A width known to the compiler makes this a load, not a copy loop:
     /// decoding is most of a report's time.
     fn load<const N: usize>(self, event: &[u8]) -> [u8; N] {
-        event[self.0..self.0 + N].try_into().unwrap_or([0; N])
+        let at = usize::from(self.0);
+        event[at..at + N].try_into().unwrap_or([0; N])
     }
 
     fn get(self, event: &[u8]) -> u64 {
         match self.1 {
-            1 => u64::from(event[self.0]),
+            1 => u64::from(event[usize::from(self.0)]),
             2 => u64::from(u16::from_le_bytes(self.load(event))),
             4 => u64::from(u32::from_le_bytes(self.load(event))),
             _ => u64::from_le_bytes(self.load(event)),
@@ -216,11 +206,12 @@ impl Field {
 
     /// Whether the value fitted.
     fn set(self, event: &mut [u8], value: u64) -> bool {
+        let at = usize::from(self.0);
         match self.1 {
-            1 => event[self.0] = value as u8,
-            2 => event[self.0..self.0 + 2].copy_from_slice(&(value as u16).to_le_bytes()),
-            4 => event[self.0..self.0 + 4].copy_from_slice(&(value as u32).to_le_bytes()),
-            _ => event[self.0..self.0 + 8].copy_from_slice(&value.to_le_bytes()),
+            1 => event[at] = value as u8,
+            2 => event[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes()),
+            4 => event[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes()),
+            _ => event[at..at + 8].copy_from_slice(&value.to_le_bytes()),
         }
         self.1 == 8 || value >> (8 * self.1) == 0
     }
@@ -297,6 +288,7 @@ pub(super) fn json_of(record: &Record) -> Option<(u8, &'static str, serde_json::
         Record::Runtime(r) => (FIRST_JSON_TAG + 8, "runtime", serde_json::to_vec(r)),
         Record::Symbol(r) => (FIRST_JSON_TAG + 9, "symbol", serde_json::to_vec(r)),
         Record::Steal(r) => (FIRST_JSON_TAG + 12, "steal", serde_json::to_vec(r)),
+        Record::Waits(r) => (FIRST_JSON_TAG + 13, "waits", serde_json::to_vec(r)),
     })
 }
 
@@ -313,6 +305,7 @@ fn from_json(tag: u8, json: &[u8]) -> Result<Record, &'static str> {
         8 => serde_json::from_slice(json).map(Record::Runtime),
         9 => serde_json::from_slice(json).map(Record::Symbol),
         12 => serde_json::from_slice(json).map(Record::Steal),
+        13 => serde_json::from_slice(json).map(Record::Waits),
         _ => return Err("unknown record type"),
     }
     .map_err(|_| "a record's JSON does not fit its type")
@@ -407,7 +400,42 @@ pub(super) struct Decoder {
     /// What is left of each column.
     cursors: Vec<Cursor>,
     memory: Vec<Memory>,
+    /// What there is to do for an event of each kind in this block.
+    steps: [Vec<Step>; KINDS],
     last_ts: u64,
+}
+
+/// One field of an event.
+#[derive(Clone, Copy)]
+struct Step {
+    field: Field,
+    coding: Coding,
+    column: usize,
+    /// The column holds zeros alone, one for each event: the predictions are all right, and it has been
+    /// taken as read.
+    right: bool,
+    learns: bool,
+}
+
+/// The steps for a kind of which the block has `events`. Fields that stay zero throughout have none: decoding
+/// is most of a report's time.
+fn steps(kind: usize, events: usize, raw: &[u8], cursors: &mut [Cursor]) -> Vec<Step> {
+    let mut steps = Vec::with_capacity(FIELDS[kind].len());
+    for (i, &(field, coding)) in FIELDS[kind].iter().enumerate() {
+        let column = FIRST[kind] + i;
+        let cursor = &mut cursors[column];
+        let zeros = cursor.end - cursor.at == events
+            && raw[cursor.at..cursor.end].iter().all(|b| *b == 0)
+            && !matches!(coding, Coding::Dictionary);
+        if zeros {
+            cursor.at = cursor.end;
+        }
+        if !(zeros && matches!(coding, Coding::Plain | Coding::Previous)) {
+            let learns = matches!(coding, Coding::Previous | Coding::Last(..));
+            steps.push(Step { field, coding, column, right: zeros, learns });
+        }
+    }
+    steps
 }
 
 #[derive(Clone, Copy)]
@@ -441,7 +469,14 @@ impl Decoder {
             return Err("the number of records is not what the header says");
         }
         let memory = (0..COLUMNS).map(|_| Memory::default()).collect();
-        Ok(Self { raw, cursors, memory, last_ts: 0 })
+        let mut events = [0; KINDS];
+        for tag in &raw[tags.at..tags.end] {
+            if let Some(n) = events.get_mut(usize::from(*tag).wrapping_sub(1)) {
+                *n += 1;
+            }
+        }
+        let steps = std::array::from_fn(|kind| steps(kind, events[kind], &raw, &mut cursors));
+        Ok(Self { raw, cursors, memory, steps, last_ts: 0 })
     }
 
     /// The next record; `None` after the last.
@@ -471,34 +506,40 @@ impl Decoder {
     }
 
     fn event(&mut self, kind: u8) -> Result<Record, &'static str> {
-        let (first, fields) = fields_of(kind).ok_or("unknown kind of event")?;
+        let number = usize::from(kind).wrapping_sub(1);
+        let size = *SIZES.get(number).ok_or("unknown kind of event")?;
         let mut buffer = [0; MAX_EVENT];
-        let bytes = &mut buffer[..SIZES[usize::from(kind) - 1]];
+        let bytes = &mut buffer[..size];
         self.last_ts = self.last_ts.wrapping_add(unzigzag(self.varint(COLUMN_TIME)?));
         TS.set(bytes, self.last_ts);
         bytes[8] = kind;
-        for (i, &(field, coding)) in fields.iter().enumerate() {
-            let number = self.varint(first + i)?;
+        for i in 0..self.steps[number].len() {
+            let Step { field, coding, column, right, .. } = self.steps[number][i];
+            if right {
+                let value = self.memory[column].predict(coding, bytes);
+                field.set(bytes, value);
+                continue;
+            }
+            let number = self.varint(column)?;
             let value = match coding {
                 Coding::Plain => number,
                 Coding::Dictionary if number == 0 => {
-                    let value = self.varint(first + i)?;
-                    self.memory[first + i].values.push(value);
+                    let value = self.varint(column)?;
+                    self.memory[column].values.push(value);
                     value
                 }
                 Coding::Dictionary => *usize::try_from(number - 1)
                     .ok()
-                    .and_then(|n| self.memory[first + i].values.get(n))
+                    .and_then(|n| self.memory[column].values.get(n))
                     .ok_or("no such entry in a dictionary")?,
-                _ => self.memory[first + i].predict(coding, bytes).wrapping_add(unzigzag(number)),
+                _ => self.memory[column].predict(coding, bytes).wrapping_add(unzigzag(number)),
             };
             if !field.set(bytes, value) {
                 return Err("a number does not fit its field");
             }
         }
-        for &i in LEARNT[usize::from(kind) - 1] {
-            let (field, coding) = fields[i];
-            self.memory[first + i].learn(field, coding, bytes);
+        for step in self.steps[number].iter().filter(|s| s.learns) {
+            self.memory[step.column].learn(step.field, step.coding, bytes);
         }
         Event::decode(bytes).map(Record::Event).map_err(|_| "an event holds an impossible value")
     }

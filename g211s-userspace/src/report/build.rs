@@ -17,13 +17,14 @@ use super::{
         Alloc, Behind, BehindFor, BehindProcess, BlockingPolls, ByClass, ByKind, CauseReport,
         CauseTotal, CodeReport, CpuSteal, DelayCause, DelayReport, Delays, Dist, Events, Gc,
         GoroutineDelays, LateWakes, Netpoll, NonblockingPolls, PartOfStop, PlaceReport, Report,
-        Run, Runqueue, RuntimeReport, SCHEMA, SleepReport, Sleeps, StwReport, StwTotals,
-        TargetInfo, TargetReport, ThreadInStop, ThreadRow, Threads, Throttling, Window,
+        Run, Runqueue, RuntimeReport, SCHEMA, SleepReport, Sleeps, StallCause, Stalls, StwReport,
+        StwTotals, TargetInfo, TargetReport, ThreadInStop, ThreadRow, Threads, Throttling, Window,
     },
 };
 use crate::{
     analysis::{
         accuracy::Accuracy,
+        aligned::{Aligned, align},
         correlate::{Span, correlate},
         delay::{Delay, Sleep},
         stats::{merge, quantiles},
@@ -88,6 +89,18 @@ impl Names {
         let mut quota = lists.find(|l| !l.is_empty())?.iter().min_by(tightest)?.clone();
         quota.cgroup = clean(&quota.cgroup);
         Some(quota)
+    }
+
+    /// The process that a task is of.
+    fn process(&self, target: usize, runner: &Runner) -> BehindProcess {
+        let known = self.processes.get(&runner.tgid);
+        BehindProcess {
+            pid: runner.tgid,
+            // Of a process with several threads the one of its threads that was met first says less.
+            comm: known.map_or_else(|| comm(&runner.comm), |p| p.comm.clone()),
+            own: self.tgids.get(target) == Some(&runner.tgid),
+            observer: self.observer != 0 && runner.tgid == self.observer,
+        }
     }
 
     pub(super) fn behind_for(&self, target: usize, list: &[(Runner, u64)]) -> Vec<BehindFor> {
@@ -236,6 +249,7 @@ fn empty(window: Window) -> TargetReport {
         stw: Vec::new(),
         stw_incomplete: Vec::new(),
         stw_totals: StwTotals::default(),
+        stalls: Stalls::default(),
         delays: Delays::default(),
         goroutine_delays: GoroutineDelays::default(),
         netpoll: Netpoll::default(),
@@ -243,6 +257,7 @@ fn empty(window: Window) -> TargetReport {
         runtime: RuntimeReport::default(),
         accuracy: Accuracy::default(),
         correlation: correlate(&[], &[], &[], &SparseHist::default(), &SparseHist::default()),
+        aligned: Aligned::default(),
     }
 }
 
@@ -291,6 +306,7 @@ fn section(
             .collect(),
         stw_totals: totals(&stw),
         stw,
+        stalls: stalls(index, model, names),
         delays: delays(index, model, names, threshold_ns, &gc_spans),
         netpoll: Netpoll {
             late_count: model.lates.count,
@@ -301,6 +317,7 @@ fn section(
         runtime: model.samples.report(info),
         accuracy: model.samples.accuracy(&model.seen(), info, lost),
         correlation: correlate(&model.intervals, &gc_spans, &stw_spans, &inside, &outside),
+        aligned: align(&model.waits, &model.gc.cycles, threshold_ns),
     }
 }
 
@@ -585,6 +602,75 @@ fn totals(stw: &[StwReport]) -> StwTotals {
     }
 }
 
+/// What all stalls went to, with names.
+fn stalls(index: usize, model: &TargetModel, names: &Names) -> Stalls {
+    let s = &model.stalls;
+    let total_ns = s.stw_ns.saturating_add(s.delays_ns);
+    let by_cause: Vec<StallCause> = s
+        .rows()
+        .into_iter()
+        .map(|row| StallCause {
+            kind: row.kind,
+            behind: row.behind.map(|r| names.process(index, &r)),
+            ns: row.ns,
+            share: if total_ns == 0 { 0.0 } else { row.ns as f64 / total_ns as f64 },
+            count: row.count,
+            worst_ns: row.worst_ns,
+        })
+        .collect();
+    let unexplained = by_cause.iter().filter(|c| c.kind == CauseKind::Unexplained);
+    Stalls {
+        total_ns,
+        stw_ns: s.stw_ns,
+        stops: s.stops,
+        delays_ns: s.delays_ns,
+        delays: s.delays,
+        unexplained_ns: sum(unexplained.map(|c| c.ns)),
+        by_cause,
+    }
+}
+
+/// One long wait with names.
+pub(super) fn delay(
+    index: usize,
+    model: &TargetModel,
+    d: &Delay,
+    in_gc: bool,
+    names: &Names,
+) -> DelayReport {
+    DelayReport {
+        tid: d.tid,
+        m_id: names.m_id(index, d.tid),
+        start_ns: d.start_ns,
+        wait_ns: d.wait_ns,
+        wait: d.wait,
+        cpu: d.cpu,
+        p: model.goroutines.p_of_wait(d.tid, d.start_ns),
+        in_gc,
+        causes: wait_causes(index, d, names),
+        behind: names.behind_for(index, &d.behind),
+        throttled_ns: d.throttled_ns,
+        idle_ns: d.idle_ns,
+        unknown_ns: d.unknown_ns,
+    }
+}
+
+/// One long sleep with names.
+pub(super) fn sleep(index: usize, s: &Sleep, in_gc: bool, names: &Names) -> SleepReport {
+    SleepReport {
+        tid: s.tid,
+        m_id: names.m_id(index, s.tid),
+        start_ns: s.start_ns,
+        ns: s.ns,
+        in_gc,
+        causes: vec![DelayCause {
+            syscall: s.syscall,
+            syscall_name: s.syscall.and_then(syscall_name),
+            ..delay_cause(s.kind, s.ns)
+        }],
+    }
+}
+
 fn delays(
     index: usize,
     model: &TargetModel,
@@ -596,33 +682,8 @@ fn delays(
         let first = gc.partition_point(|s| s.end_ns <= start_ns);
         gc.get(first).is_some_and(|s| s.start_ns < start_ns + ns)
     };
-    let report = |d: &Delay| DelayReport {
-        tid: d.tid,
-        m_id: names.m_id(index, d.tid),
-        start_ns: d.start_ns,
-        wait_ns: d.wait_ns,
-        wait: d.wait,
-        cpu: d.cpu,
-        p: model.goroutines.p_of_wait(d.tid, d.start_ns),
-        in_gc: in_gc(d.start_ns, d.wait_ns),
-        causes: wait_causes(index, d, names),
-        behind: names.behind_for(index, &d.behind),
-        throttled_ns: d.throttled_ns,
-        idle_ns: d.idle_ns,
-        unknown_ns: d.unknown_ns,
-    };
-    let sleep = |s: &Sleep| SleepReport {
-        tid: s.tid,
-        m_id: names.m_id(index, s.tid),
-        start_ns: s.start_ns,
-        ns: s.ns,
-        in_gc: in_gc(s.start_ns, s.ns),
-        causes: vec![DelayCause {
-            syscall: s.syscall,
-            syscall_name: s.syscall.and_then(syscall_name),
-            ..delay_cause(s.kind, s.ns)
-        }],
-    };
+    let report = |d: &Delay| delay(index, model, d, in_gc(d.start_ns, d.wait_ns), names);
+    let sleep = |s: &Sleep| sleep(index, s, in_gc(s.start_ns, s.ns), names);
     let asleep = &model.delays.asleep;
     let asleep = Sleeps {
         count: asleep.count,

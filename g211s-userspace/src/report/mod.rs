@@ -17,7 +17,7 @@ mod tests;
 
 pub use pipeline::{Note, Pipeline};
 pub use schema::{Report, SCHEMA, StwReport};
-pub use sentence::{disagreement, sentence};
+pub use sentence::{delay_sentence, disagreement, sentence, sleep_sentence};
 pub use text::{Style, text};
 
 use crate::record::Record;

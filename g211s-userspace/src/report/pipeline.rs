@@ -12,15 +12,16 @@ use super::{
     build::{self, Names},
     format::clean,
     runtime::{Samples, Seen},
-    schema::{Report, StwReport},
+    schema::{DelayReport, Report, SleepReport, StwReport},
 };
 use crate::{
     analysis::{
         accuracy::Accuracy,
-        delay::Delays,
+        delay::{Delays, Long},
         goroutine::Goroutines,
         network::Lates,
-        verdict::{Verdict, explain},
+        stalls::{Stalls, Stretch},
+        verdict::{Verdict, Wait, explain},
     },
     event::Event,
     model::{
@@ -30,6 +31,7 @@ use crate::{
         stacks::Stacks,
         stw::{Due, IncompleteStop, Outcome, Stop, StwTracker},
         threads::Threads,
+        waits::WaitSeries,
     },
     order::Order,
     record::{
@@ -64,6 +66,20 @@ pub enum Note {
         /// The stop, with names as far as known by now.
         stop: Box<StwReport>,
     },
+    /// A long wait for a CPU, in no stop, is over. Told only on request.
+    Delay {
+        /// Index of the target.
+        target: u8,
+        /// The wait, with names as far as known by now. Whether it was in a collection is not known yet.
+        delay: Box<DelayReport>,
+    },
+    /// A long uninterruptible sleep, in no stop, is over. Told only on request.
+    Sleep {
+        /// Index of the target.
+        target: u8,
+        /// The sleep, likewise.
+        sleep: Box<SleepReport>,
+    },
     /// A message that the run carries.
     Notice(Notice),
     /// Our stops or cycles do not agree with the runtime's own counters: said once a target.
@@ -94,6 +110,10 @@ pub(super) struct TargetModel {
     pub(super) judged: Vec<Judged>,
     pub(super) incomplete: Vec<IncompleteStop>,
     pub(super) delays: Delays,
+    /// What all stalls went to.
+    pub(super) stalls: Stalls,
+    /// Waits for a CPU over time.
+    pub(super) waits: WaitSeries,
     /// Late harvests of the network.
     pub(super) lates: Lates,
     lateness_source: LatenessSource,
@@ -122,6 +142,8 @@ impl TargetModel {
             judged: Vec::new(),
             incomplete: Vec::new(),
             delays: Delays::default(),
+            stalls: Stalls::default(),
+            waits: WaitSeries::default(),
             lates: Lates::default(),
             lateness_source,
             goroutines: Goroutines::default(),
@@ -147,17 +169,37 @@ impl TargetModel {
         }
     }
 
-    fn thread(&mut self, e: &ThreadEvent, cpus: &Cpus) {
+    /// Takes a thread's event; returns the long delay outside stops that it ends, if it does.
+    fn thread(&mut self, e: &ThreadEvent, cpus: &Cpus) -> Option<Long> {
         self.threads.apply(e);
         self.lates.evidence(e, cpus);
         if self.lateness_source == LatenessSource::Wakeup {
             self.lates.wake(e, &self.threads, cpus);
         }
-        if Delays::wait_of(e).is_some() || Delays::sleep_of(e).is_some() {
+        let mut long = None;
+        let wait = Delays::wait_of(e);
+        if wait.is_some() || Delays::sleep_of(e).is_some() {
             let (from, to) = (e.since_ns, e.header.ts_ns);
             let mut ended = self.judged.iter().rev().take_while(|j| j.stop.end_ns > from);
-            let in_stw = self.stops.overlaps(from, to) || ended.any(|j| j.stop.start_ns < to);
-            self.delays.apply(e, &self.threads, cpus, in_stw);
+            let undecided = self.stops.overlaps(from, to);
+            let in_stw = undecided || ended.any(|j| j.stop.start_ns < to);
+            long = self.delays.apply(e, &self.threads, cpus, in_stw);
+            if wait.is_some_and(|kind| kind != Wait::Yielded) {
+                self.waits.long_wait(from, to);
+            }
+            let stretch = Stretch { tid: e.header.tid, start_ns: from, end_ns: to };
+            let now = if undecided { self.stalls.hold(stretch) } else { Some(stretch) };
+            self.stalled(now, cpus);
+        }
+        long
+    }
+
+    /// Counts waits whose stops, if they overlap any, have been judged.
+    fn stalled(&mut self, waits: impl IntoIterator<Item = Stretch>, cpus: &Cpus) {
+        for wait in waits {
+            let ended = self.judged.iter().rev().take_while(|j| j.stop.end_ns > wait.start_ns);
+            let stops = ended.map(|j| (j.stop.start_ns, j.stop.end_ns));
+            self.stalls.wait(wait, stops, &self.threads, cpus);
         }
     }
 
@@ -187,10 +229,14 @@ impl TargetModel {
             match outcome {
                 Outcome::Complete(stop) => {
                     let verdict = explain(&stop, &self.threads, cpus, &self.stacks);
+                    self.stalls.stop(&verdict);
                     self.judged.push(Judged { stop, verdict, gc_cycle, retry });
                 }
                 Outcome::Incomplete(part) => self.incomplete.push(part),
             }
+            let stops = &self.stops;
+            let free = self.stalls.release(|from, to| stops.overlaps(from, to));
+            self.stalled(free, cpus);
         }
         self.judged.len() - before
     }
@@ -229,6 +275,8 @@ pub(super) struct State {
     pub(super) last_ns: u64,
     now_ns: u64,
     until_prune: u32,
+    /// Whether long delays are told.
+    tell_delays: bool,
     notes: Vec<Note>,
 }
 
@@ -242,6 +290,13 @@ impl Pipeline {
             order: Order::default(),
             state: State::default(),
         }
+    }
+
+    /// The same, which tells of long delays as well, and not only of stops.
+    #[must_use]
+    pub fn telling_delays(mut self) -> Self {
+        self.state.tell_delays = true;
+        self
     }
 
     /// Takes the next record; returns what there is to tell.
@@ -284,6 +339,11 @@ impl Pipeline {
                 // A quiet target's last stop must not wait for its next event.
                 self.order.advance_to(now, &mut |e| state.event(&e));
                 state.settle(now);
+            }
+            Record::Waits(waits) => {
+                if let Some(t) = state.targets.get_mut(usize::from(waits.target)) {
+                    t.waits.apply(&waits);
+                }
             }
             Record::Hists(hists) => {
                 state.last_ns = state.last_ns.max(hists.ts_ns);
@@ -391,7 +451,21 @@ impl State {
             self.cpus.apply(e);
         } else if let Some(t) = self.targets.get_mut(usize::from(header.target)) {
             match event {
-                Event::Thread(e) => t.thread(e, &self.cpus),
+                Event::Thread(e) => {
+                    let long = t.thread(e, &self.cpus).filter(|_| self.tell_delays);
+                    let (target, names) = (header.target, &self.names);
+                    let index = usize::from(target);
+                    self.notes.extend(long.map(|long| match long {
+                        Long::Wait(d) => Note::Delay {
+                            target,
+                            delay: Box::new(build::delay(index, t, &d, false, names)),
+                        },
+                        Long::Sleep(s) => Note::Sleep {
+                            target,
+                            sleep: Box::new(build::sleep(index, &s, false, names)),
+                        },
+                    }));
+                }
                 Event::Probe(e) => t.probe(e),
                 Event::Life(e) => match Life::from_u32(e.what) {
                     Some(Life::ThreadBorn) => t.born += 1,

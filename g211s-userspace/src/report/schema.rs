@@ -17,13 +17,17 @@ pub use runtime::{
     RuntimeReport, SchedLatency, StatusCount,
 };
 
+pub use stalls::{StallCause, Stalls};
+
 mod goroutine;
 mod network;
 mod runtime;
+mod stalls;
 
 use crate::{
     analysis::{
         accuracy::Accuracy,
+        aligned::Aligned,
         correlate::Correlation,
         stats::Quantiles,
         verdict::{CauseKind, Phase, PhaseTimes, Role, Wait},
@@ -111,6 +115,8 @@ pub struct TargetReport {
     pub stw_incomplete: Vec<PartOfStop>,
     /// All whole stops together.
     pub stw_totals: StwTotals,
+    /// What stops and long waits went to, together.
+    pub stalls: Stalls,
     /// Long waits for a CPU outside stops.
     pub delays: Delays,
     /// What kept goroutines waiting outside stops.
@@ -125,6 +131,8 @@ pub struct TargetReport {
     pub accuracy: Accuracy,
     /// How GC activity and delays go together.
     pub correlation: Correlation,
+    /// The run queue around what every collection does.
+    pub aligned: Aligned,
 }
 
 /// A watched process.

@@ -442,7 +442,10 @@ fn stops_are_told_live_and_once() {
     let mut keep = |notes: Vec<Note>| {
         told.extend(notes.into_iter().filter_map(|n| match n {
             Note::Stop { stop, .. } => Some((stop.n, sentence(&stop))),
-            Note::Notice(_) | Note::Disagreement { .. } => None,
+            Note::Delay { .. }
+            | Note::Sleep { .. }
+            | Note::Notice(_)
+            | Note::Disagreement { .. } => None,
         }));
     };
     for record in run() {

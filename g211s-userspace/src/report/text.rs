@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 
 use super::{
     format::{count, duration, maybe, percent, plural, short, sum},
-    schema::{ByClass, CauseTotal, Dist, Report, TargetReport},
+    schema::{
+        BehindProcess, ByClass, DelayReport, Dist, Report, SleepReport, StwReport, TargetReport,
+    },
     sentence::{delay_sentence, disagreement, sentence, sleep_sentence},
 };
 use crate::analysis::verdict::CauseKind;
@@ -151,32 +153,67 @@ fn target_text(out: &mut String, t: &TargetReport, style: Style) {
             str::to_owned,
         );
     }
-    pauses(out, t, style);
+    verdicts(out, t, style);
     goroutine::goroutines(out, t, style);
     runqueue(out, t, style);
     gc(out, t, style);
     runtime::runtime(out, t, style);
     netpoll(out, t, style);
-    let lines = serde_json::to_value(&t.correlation).ok();
-    let lines = lines.as_ref().and_then(|v| v.get("summary")?.as_array());
-    if let Some(lines) = lines.filter(|l| !l.is_empty()) {
+    let (lines, aligned) = (&t.correlation.summary, &t.aligned);
+    // Without collections there is nothing to align with, and nothing to warn of.
+    let warnings = aligned.warnings.iter().filter(|_| t.gc.count > 0);
+    let lines: Vec<&String> = lines.iter().chain(&aligned.summary).chain(warnings).collect();
+    if !lines.is_empty() {
         heading(out, "GC, scheduler and network together", style);
-        for line in lines.iter().filter_map(|l| l.as_str()) {
+        for line in lines {
             wrap(out, "  ", "    ", line, str::to_owned);
         }
     }
     threads(out, t, style);
 }
 
-fn pauses(out: &mut String, t: &TargetReport, style: Style) {
-    let mut worst: Vec<_> = t.stw.iter().collect();
-    worst.sort_by_key(|s| (std::cmp::Reverse(s.total_ns), s.n));
+/// The worst first, whatever they are: stops of the world, and long waits for a CPU and sleeps outside them.
+fn verdicts(out: &mut String, t: &TargetReport, style: Style) {
+    let stops = t.stw.iter().map(|s| (s.total_ns, s.start_ns, Pause::Stop(s)));
+    let waits = t.delays.worst.iter().map(|d| (d.wait_ns, d.start_ns, Pause::Wait(d)));
+    let asleep = &t.delays.asleep;
+    let sleeps = asleep.worst.iter().map(|s| (s.ns, s.start_ns, Pause::Sleep(s)));
+    let mut worst: Vec<_> = stops.chain(waits).chain(sleeps).collect();
+    worst.sort_by_key(|&(ns, start_ns, _)| (std::cmp::Reverse(ns), start_ns));
     if !worst.is_empty() {
-        heading(out, "Longest pauses", style);
-        for stop in worst.iter().take(SHOWN) {
-            let at = duration(stop.start_ns.saturating_sub(t.window.start_ns));
-            wrap(out, &format!("  at {at:<7} "), "             ", &sentence(stop), str::to_owned);
+        heading(out, "Worst pauses", style);
+        for (_, start_ns, pause) in worst.iter().take(SHOWN) {
+            let at = duration(start_ns.saturating_sub(t.window.start_ns));
+            let words = match pause {
+                Pause::Stop(stop) => sentence(stop),
+                Pause::Wait(delay) => delay_sentence(delay),
+                Pause::Sleep(sleep) => sleep_sentence(sleep),
+            };
+            wrap(out, &format!("  at {at:<7} "), "             ", &words, str::to_owned);
         }
+    }
+    let shown = &worst[..worst.len().min(SHOWN)];
+    let left = |all: u64, is: fn(&Pause<'_>) -> bool| {
+        all.saturating_sub(shown.iter().filter(|p| is(&p.2)).count() as u64)
+    };
+    let outside = |all: u64, in_stw: u64| all.saturating_sub(in_stw);
+    let stops = left(t.stw.len() as u64, |p| matches!(p, Pause::Stop(_)));
+    let waits = outside(t.delays.count, t.delays.in_stw);
+    let waits = left(waits, |p| matches!(p, Pause::Wait(_)));
+    let sleeps = left(outside(asleep.count, asleep.in_stw), |p| matches!(p, Pause::Sleep(_)));
+    let more: Vec<String> = [
+        (stops, plural(stops, "stop", "stops")),
+        (waits, plural(waits, "long wait for a CPU", "long waits for a CPU")),
+        (sleeps, plural(sleeps, "long uninterruptible sleep", "long uninterruptible sleeps")),
+    ]
+    .into_iter()
+    .filter_map(|(n, words)| (n > 0).then_some(words))
+    .collect();
+    if !more.is_empty() {
+        let longest = worst
+            .get(SHOWN)
+            .map_or_else(String::new, |p| format!(", the longest {}", duration(p.0)));
+        wrap(out, "  ", "  ", &format!("… and {}{longest}.", more.join(", ")), str::to_owned);
     }
     if !t.stw_incomplete.is_empty() {
         let line = format!(
@@ -204,54 +241,54 @@ fn pauses(out: &mut String, t: &TargetReport, style: Style) {
         let line = format!("Stops that were not the collector's: {}.", other.join(", "));
         wrap(out, "  ", "    ", &line, str::to_owned);
     }
-    if totals.all.total_ns > 0 {
-        heading(out, "Where paused time went", style);
-        for c in totals.causes.iter().take(SHOWN) {
-            let _ = writeln!(
-                out,
-                "  {:>8} {:>8}  in {:<11}  {}",
-                duration(c.ns),
-                percent(c.ns, totals.all.total_ns),
-                plural(c.stops, "stop", "stops"),
-                short(&cause(c), WIDTH - 38)
-            );
-        }
-        let rest = sum(totals.causes.iter().skip(SHOWN).map(|c| c.ns));
-        if rest > 0 {
-            let share = percent(rest, totals.all.total_ns);
-            let _ = writeln!(out, "  {:>8} {share:>8}  {:16}other", duration(rest), "");
-        }
+    stalls(out, t, style);
+}
+
+/// One of the worst.
+enum Pause<'a> {
+    Stop(&'a StwReport),
+    Wait(&'a DelayReport),
+    Sleep(&'a SleepReport),
+}
+
+fn stalls(out: &mut String, t: &TargetReport, style: Style) {
+    let s = &t.stalls;
+    if s.total_ns == 0 {
+        return;
     }
-    let d = &t.delays;
-    if d.count > 0 {
-        let title = format!(
-            "Waits for a CPU of {} and more: {}, of them {} in pauses",
-            duration(d.threshold_ns),
-            count(d.count),
-            count(d.in_stw)
+    let stops = format!("{} in {}", duration(s.stw_ns), plural(s.stops, "stop", "stops"));
+    let waits = format!(
+        "{} in {}",
+        duration(s.delays_ns),
+        plural(s.delays, "long delay of a thread", "long delays of threads")
+    );
+    let title = match (s.stops, s.delays) {
+        (_, 0) => stops,
+        (0, _) => waits,
+        _ => format!("{stops}, {waits} outside them"),
+    };
+    heading(out, &format!("Where stalled time went: {title}"), style);
+    let _ = writeln!(out, "  {:>8} {:>8} {:>8} {:>8}", "all", "share", "times", "worst");
+    for c in s.by_cause.iter().take(SHOWN) {
+        let _ = writeln!(
+            out,
+            "  {:>8} {:>8} {:>8} {:>8}  {}",
+            duration(c.ns),
+            percent(c.ns, s.total_ns),
+            count(c.count),
+            duration(c.worst_ns),
+            short(&cause(c.kind, c.behind.as_ref()), WIDTH - 39)
         );
-        heading(out, &title, style);
-        for delay in d.worst.iter().take(SHOWN / 2) {
-            wrap(out, "  ", "    ", &delay_sentence(delay), str::to_owned);
-        }
     }
-    let a = &d.asleep;
-    if a.count > 0 {
-        let title = format!(
-            "Uninterruptible sleeps of {} and more (page faults, disk): {}, of them {} in pauses",
-            duration(d.threshold_ns),
-            count(a.count),
-            count(a.in_stw)
-        );
-        heading(out, &title, style);
-        for sleep in a.worst.iter().take(SHOWN / 2) {
-            wrap(out, "  ", "    ", &sleep_sentence(sleep), str::to_owned);
-        }
+    let rest = sum(s.by_cause.iter().skip(SHOWN).map(|c| c.ns));
+    if rest > 0 {
+        let share = percent(rest, s.total_ns);
+        let _ = writeln!(out, "  {:>8} {share:>8} {:>8} {:>8}  other", duration(rest), "", "");
     }
 }
 
-fn cause(c: &CauseTotal) -> String {
-    match (c.kind, &c.behind) {
+fn cause(kind: CauseKind, behind: Option<&BehindProcess>) -> String {
+    match (kind, behind) {
         (CauseKind::RunqueueWait, Some(b)) if b.own => {
             "runnable, waiting behind the target's own threads".to_owned()
         }
@@ -315,6 +352,26 @@ fn runqueue(out: &mut String, t: &TargetReport, style: Style) {
         row(out, "after sched_yield", &r.yielded);
     }
     row(out, "stays on a CPU", &r.on_cpu);
+    let d = &t.delays;
+    if d.count > 0 {
+        let line = format!(
+            "{} of {} and more, {} of them in pauses.",
+            plural(d.count, "wait", "waits"),
+            duration(d.threshold_ns),
+            count(d.in_stw)
+        );
+        wrap(out, "  ", "  ", &line, str::to_owned);
+    }
+    let a = &d.asleep;
+    if a.count > 0 {
+        let line = format!(
+            "{} of {} and more (page faults, disk), {} of them in pauses.",
+            plural(a.count, "uninterruptible sleep", "uninterruptible sleeps"),
+            duration(d.threshold_ns),
+            count(a.in_stw)
+        );
+        wrap(out, "  ", "  ", &line, str::to_owned);
+    }
     if r.throttled.count > 0 {
         let line = format!(
             "CPU quota: it ran out {} and kept the target's cgroup off CPUs for {}, added up over the CPUs. \

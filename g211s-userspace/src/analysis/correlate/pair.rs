@@ -83,7 +83,7 @@ pub(super) fn compare(x: Measure<'_>, y: Measure<'_>, interval_ns: u64) -> Pair 
         }
     }
     let warning = if n < MIN_INTERVALS {
-        Some(format!("only {n} intervals: too few to say"))
+        Some(format!("only {n} intervals: too few to say (at least {MIN_INTERVALS} are needed)"))
     } else if let Some((_, label, _)) =
         [(x, &both.0), (y, &both.1)].iter().find(|(_, v)| is_constant(v)).map(|(m, _)| m)
     {
@@ -91,7 +91,8 @@ pub(super) fn compare(x: Measure<'_>, y: Measure<'_>, interval_ns: u64) -> Pair 
     } else {
         best.filter(|b| b.n_effective < MIN_EFFECTIVE).map(|b| {
             format!(
-                "the series change so slowly that {} intervals are worth {:.0}: too few to say",
+                "the series change so slowly that {} intervals are worth {:.0}: too few to say (at least \
+                 {MIN_EFFECTIVE} are needed)",
                 b.n, b.n_effective
             )
         })

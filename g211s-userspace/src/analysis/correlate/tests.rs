@@ -119,7 +119,10 @@ fn few_or_constant_intervals_say_nothing() {
     let series: Vec<(u64, u64)> = (0..12).map(|i| (i * 1000, i * 1000)).collect();
     let c = run(&counters(&series), &[]);
     for pair in &c.pairs {
-        assert_eq!(pair.warning.as_deref(), Some("only 12 intervals: too few to say"));
+        assert_eq!(
+            pair.warning.as_deref(),
+            Some("only 12 intervals: too few to say (at least 20 are needed)")
+        );
         assert!(pair.max_lag == 0 && !pair.best.is_some_and(|b| b.significant));
     }
     // Perfectly correlated, and still too few.
