@@ -175,7 +175,8 @@ pub struct Growth {
     pub grown: i64,
     /// Goroutines a second, over the whole time.
     pub per_second: f64,
-    /// Never fewer than before, and more at the end: a candidate for a leak. Needs three censuses.
+    /// Never fewer than before, and more at the end than chance makes of a number that goes up and down: a
+    /// candidate for a leak. Needs three censuses.
     pub candidate: bool,
 }
 
@@ -392,7 +393,7 @@ fn growth(censuses: &[Census], symbols: &mut Symbols<'_>, system: bool) -> Vec<G
             let (from, to) = (counts[0], counts[counts.len() - 1]);
             let grown = to.cast_signed() - from.cast_signed();
             Growth {
-                candidate: counts.len() >= 3 && to > from && counts.is_sorted(),
+                candidate: is_growth(&counts),
                 per_second: if seconds > 0.0 { grown as f64 / seconds } else { 0.0 },
                 site,
                 counts,
@@ -402,4 +403,31 @@ fn growth(censuses: &[Census], symbols: &mut Symbols<'_>, system: bool) -> Vec<G
         .collect();
     growth.sort_by(|a, b| b.grown.cmp(&a.grown).then_with(|| a.site.cmp(&b.site)));
     growth
+}
+
+/// From so many censuses on chance hardly ever puts them into ascending order: once in 720 times.
+const ORDER_IS_NO_CHANCE: usize = 6;
+
+/// Whether a site's counts, census by census, are those of a leak. Goroutines that come and go are some √n more or
+/// fewer each time, and a few of such counts ascend by chance.
+fn is_growth(counts: &[u64]) -> bool {
+    let (Some(&from), Some(&to)) = (counts.first(), counts.last()) else { return false };
+    let beyond_chance = to.saturating_sub(from) as f64 > 3.0 * (from as f64).sqrt();
+    counts.len() >= 3
+        && to > from
+        && counts.is_sorted()
+        && (beyond_chance || counts.len() >= ORDER_IS_NO_CHANCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_growth;
+
+    #[test]
+    fn growth_by_chance_is_no_leak() {
+        assert!(!is_growth(&[5, 5, 7, 11]), "seen of short-lived goroutines");
+        assert!(is_growth(&[1001, 7028, 14105, 20210]) && is_growth(&[0, 1, 2]));
+        assert!(is_growth(&[5, 5, 6, 7, 7, 8]), "six in order");
+        assert!(!is_growth(&[5, 50]) && !is_growth(&[5, 50, 49]) && !is_growth(&[9, 9, 9]));
+    }
 }
