@@ -73,11 +73,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         toolchain::build_binary()?;
     }
     kernel::prepare(&[])?;
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), 0);
     for scenario in chosen {
-        rows.push(row(scenario, options)?);
+        let (row, without_result) = row(scenario, options)?;
+        rows.push(row);
+        failed += without_result;
     }
-    let table = table::markdown(&rows);
+    let mut table = table::markdown(&rows);
+    if failed > 0 {
+        table = format!("{table}\n{failed} trials failed and are not in the tables.\n");
+    }
     println!("\n{table}");
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&table::json(&rows))?;
@@ -87,25 +92,34 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let text = replaced(&std::fs::read_to_string(page)?, &results(&table, options)?)?;
         std::fs::write(page, text).with_context(|| page.display().to_string())?;
     }
+    ensure!(failed == 0, "{failed} trials failed");
     Ok(())
 }
 
-fn row(scenario: &Scenario, options: &Options) -> Result<Row> {
+/// Runs a scenario's trials; how many of them came to no result.
+fn row(scenario: &Scenario, options: &Options) -> Result<(Row, usize)> {
     println!("\nlab: {}: {}", scenario.name, scenario.about);
     if let Err(why) = (scenario.possible)() {
         println!("  skipped: {why:#}");
         let skipped = Some(format!("{why:#}"));
-        return Ok(Row { name: scenario.name, trials: Vec::new(), skipped });
+        return Ok((Row { name: scenario.name, trials: Vec::new(), skipped }, 0));
     }
-    let mut trials = Vec::new();
+    let (mut trials, mut failed) = (Vec::new(), 0);
     for n in 0..options.trials {
         let window = Duration::from_millis(options.window);
-        let trial = trial::run(scenario, Setting { seed: options.seed + n, window })
-            .with_context(|| format!("{}, seed {}", scenario.name, options.seed + n))?;
-        say(&trial);
-        trials.push(trial);
+        // One that fails (something killed the target, say) shall not cost the others.
+        match trial::run(scenario, Setting { seed: options.seed + n, window }) {
+            Ok(trial) => {
+                say(&trial);
+                trials.push(trial);
+            }
+            Err(error) => {
+                failed += 1;
+                println!("  seed {}: FAILED: {error:#}", options.seed + n);
+            }
+        }
     }
-    Ok(Row { name: scenario.name, trials, skipped: None })
+    Ok((Row { name: scenario.name, trials, skipped: None }, failed))
 }
 
 fn say(trial: &Trial) {
