@@ -5,7 +5,8 @@
 // With -busy 0 it only waits: the peer is slow, and nothing is late.
 //
 // It prints `pid N` and `listening ADDR`, then `got ASKED_NS SENT_NS RECEIVED_NS` for each message (the
-// runtime's nanotime, i.e. CLOCK_MONOTONIC), and ends on SIGTERM.
+// runtime's nanotime, i.e. CLOCK_MONOTONIC; ASKED_NS is when a read last found nothing, and huge where none
+// did), and ends on SIGTERM.
 package main
 
 import (
@@ -13,7 +14,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
-	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -59,17 +60,28 @@ func compute(busy time.Duration) {
 	}
 }
 
+// receive stamps the time at which a read found nothing, after which it is for the poll to tell of more.
 func receive(conn net.Conn) {
 	out := bufio.NewWriter(os.Stdout)
+	raw, err := conn.(syscall.Conn).SyscallConn()
+	fail("the connection's descriptor:", err)
 	var message [8]byte
 	for {
-		asked := nanotime()
-		if _, err := io.ReadFull(conn, message[:]); err != nil {
+		asked := int64(math.MaxInt64)
+		n := 0
+		err := raw.Read(func(fd uintptr) bool {
+			var failed error
+			n, failed = syscall.Read(int(fd), message[:])
+			if failed == syscall.EAGAIN {
+				asked = nanotime()
+			}
+			return failed != syscall.EAGAIN
+		})
+		if err != nil || n != len(message) {
 			return
 		}
 		got := nanotime()
-		sent := int64(binary.LittleEndian.Uint64(message[:]))
-		fmt.Fprintln(out, "got", asked, sent, got)
+		fmt.Fprintln(out, "got", asked, int64(binary.LittleEndian.Uint64(message[:])), got)
 		out.Flush()
 	}
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use g211s_tests::report::Report;
 use serde_json::Value;
 
-/// A message: when a goroutine asked for it, when it was sent, and when it had been read, ns.
+/// A message: when a read last found nothing before it, when it was sent, and when it had been read, ns.
 struct Message {
     asked: u64,
     sent: u64,
@@ -42,7 +42,7 @@ pub(super) fn check(report: &Report, told: &str) -> Result<()> {
     for l in late {
         let ns = |key: &str| l[key].as_u64().with_context(|| format!("{key}: {l}"));
         let (ready, harvested) = (ns("ready_ns")?, ns("harvested_ns")?);
-        // Who did not wait for a message read it without a poll, which then found it taken.
+        // Who did not wait for a message read it without a poll, and the set was left alone for longer.
         let holds = |m: &Message| {
             m.sent <= ready && if m.asked < m.sent { harvested <= m.read } else { ready <= m.read }
         };
