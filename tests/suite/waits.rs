@@ -29,7 +29,7 @@ fn stalls_add_up(report: &Value) -> Result<()> {
 fn ticks_hold_the_waits_that_histograms_count() -> Result<()> {
     needs_kernel!();
     let cpu = *proc::cpus()?.last().context("no CPU")?;
-    let service = Launch::new("gcstorm", go::NEW).args(&["-rate", "20"]).cpus(&[cpu]).start()?;
+    let service = Launch::new("gcstorm", go::NEW).args(&["-rate", "60"]).cpus(&[cpu]).start()?;
     let hog = Hog::start("hog-waits", cpu)?;
     let finished = Attach::new(service.pid(), Duration::from_secs(8)).start()?.finish()?;
     let report = g211s_tests::report::Report::of(&finished)?;
