@@ -16,6 +16,9 @@ pub const MAX_CPUS: u32 = 1024;
 /// which no two targets meet is found at once.
 pub const TARGET_BITS: u32 = 12;
 
+/// Ps of a target that can be noted as kept in system calls (a power of two).
+pub const HELD_PS: u32 = 1024;
+
 /// The slot of `TARGETS` that process `tgid` would have. User space chooses a multiplier for the run under
 /// which each target has one to itself, so a look is one load, without a helper's call.
 #[inline(always)]
@@ -127,6 +130,11 @@ pub struct GoLayout {
     pub p_runqtail: u32,
     /// `p.runnext`
     pub p_runnext: u32,
+    /// `m.procid`, where a thread's M may become another's (threads that Go did not make, which come and go
+    /// with cgo's callbacks); 0: a thread has one M for its life.
+    pub m_procid: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Value of the `THREADS` map (key: tid): the kernel side's notion of one thread.
@@ -144,12 +152,18 @@ pub struct ThreadRecord {
     pub epoll_woken_ns: u64,
     /// Off the CPUs with a P: since when, ns.
     pub held_since_ns: u64,
-    /// The same: key of `HELD`, where the runtime can take the P away meanwhile; else 0.
-    pub held_key: u64,
     /// The same: the P's number plus one; 0: it has none, or it was not looked.
     pub held_p: u32,
     /// The same: why it is off, as `SpanEvent::detail` of `SpanWhat::PHeld`.
     pub held_why: i32,
+    /// Its M, as it was last looked up; 0: not yet.
+    pub go_m: u64,
+    /// The P that this had then; 0: none.
+    pub go_p: u64,
+    /// That P's number.
+    pub go_p_id: u32,
+    /// That M's `procid`, where [`GoLayout::m_procid`] is given.
+    pub go_procid: u32,
     /// System call it blocks or last blocked in.
     pub syscall: i32,
     /// CPU it runs or is queued on, or last ran on.
@@ -163,8 +177,10 @@ pub struct ThreadRecord {
     pub phase: u16,
     /// Runnable: whether a CPU quota kept its group off the CPU as it joined the queue (0: no).
     pub throttled: u16,
+    /// Off the CPUs with a P: 1 in a system call, where the runtime can take it away (and `HELD` tells).
+    pub held_in_syscall: u16,
     /// Zero.
-    pub reserved: [u16; 2],
+    pub reserved: u16,
     /// Runnable: for how long quotas had kept its group off this CPU as it joined the queue, by the kernel's
     /// count, ns; [`NOT_COUNTED`] where that says nothing of this thread. Running: for how long its CPU had
     /// run nobody, by the kernel's count, as it came to it (interrupts, and what the hypervisor took), ns.
@@ -192,16 +208,20 @@ impl ThreadRecord {
             epoll_ns: 0,
             epoll_woken_ns: 0,
             held_since_ns: 0,
-            held_key: 0,
             held_p: 0,
             held_why: 0,
+            go_m: 0,
+            go_p: 0,
+            go_p_id: 0,
+            go_procid: 0,
             syscall: NO_SYSCALL,
             cpu: 0,
             state: state as u8,
             target,
             phase: 0,
             throttled: 0,
-            reserved: [0; 2],
+            held_in_syscall: 0,
+            reserved: 0,
             off_ns: NOT_COUNTED,
             irq_ns: 0,
             stack_ns: 0,

@@ -5,7 +5,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use g211s_ebpf::{
-    config::{CpuState, IrqState, MAX_CPUS, MAX_TARGETS, TARGET_BITS, TargetConfig, ThreadRecord},
+    config::{
+        CpuState, HELD_PS, IrqState, MAX_CPUS, MAX_TARGETS, TARGET_BITS, TargetConfig, ThreadRecord,
+    },
     counters::{LossCounters, TargetCounters},
     hist::{HISTS, HistData},
     series::{PAGES, Page},
@@ -65,11 +67,15 @@ impl EpollSet {
     }
 }
 
-/// A P in a system call: whose, and since when.
+/// A P in a system call: whose, and since when. Written by who has the P: the thread that sleeps with it, and
+/// the one that has taken it and hands it on.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Held {
     pub(crate) since_ns: u64,
+    /// Its address.
+    pub(crate) p: u64,
+    /// 0: none.
     pub(crate) tid: u32,
     /// `p.syscalltick` then.
     pub(crate) tick: u32,
@@ -122,9 +128,9 @@ pub(crate) static EPOLL_SETS: LruHashMap<u64, EpollSet> = LruHashMap::with_max_e
 #[map]
 pub(crate) static PARKS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
 
-/// P (`goroutine::key`) → the thread asleep in a system call with it. Two a P of the largest machines.
+/// target × `HELD_PS` + P → the thread asleep in a system call with it. Resized to the targets.
 #[map]
-pub(crate) static HELD: HashMap<u64, Held> = HashMap::with_max_entries(4_096, 0);
+pub(crate) static HELD: Array<Held> = Array::with_max_entries(MAX_TARGETS * HELD_PS, 0);
 
 /// target × `PAGES` + page → ticks, 2 KB each: a ring of half a second. Resized to the targets.
 #[map]

@@ -12,7 +12,7 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use g211s_ebpf::{
-    config::ThreadRecord,
+    config::{HELD_PS, ThreadRecord},
     event::{
         EventKind, Header, SYS_EPOLL_PWAIT, SYS_EPOLL_PWAIT2, SYS_EPOLL_WAIT, Site, SpanEvent,
         SpanWhat, ThreadState, span_p,
@@ -23,10 +23,11 @@ use g211s_ebpf::{
 use super::{
     runtime::{AX, count, reg},
     target,
+    task::{Task, read},
 };
 use crate::{
     globals,
-    maps::{HELD, Held, PARKS, THREADS},
+    maps::{HELD, Held, PARKS, THREADS, TargetState},
     send::{add, send},
 };
 
@@ -126,18 +127,21 @@ pub(crate) fn go_handoff(ctx: ProbeContext) -> u32 {
     let Some(index) = target::of((id >> 32) as u32) else { return 0 };
     count(index, Site::HandOffP as u64);
     let p = reg::<AX>(&ctx);
-    let key = key(index, p);
-    // SAFETY: a value of a preallocated map; a copy.
-    let Some(held) = (unsafe { HELD.get(key) }).copied() else { return 0 };
-    let _ = HELD.remove(key);
+    let (Some(t), Some(ts)) = (target::config(index), target::state(index)) else { return 0 };
+    let layout = &t.layout;
+    let Some(id) = field::<u32>(p, layout.p_id) else { return 0 };
+    let Some(slot) = held(index, id) else { return 0 };
+    let held = *slot;
+    if held.p != p || held.tid == 0 {
+        return 0;
+    }
+    slot.tid = 0;
     let Some(rec) = THREADS.get_ptr_mut(held.tid) else { return 0 };
     // SAFETY: see `sched::record`; only read here, and a thread that runs again meanwhile is no longer `held`.
     let rec = unsafe { &*rec };
-    if rec.held_since_ns != held.since_ns || rec.held_key != key || rec.held_p == 0 {
+    if rec.held_since_ns != held.since_ns || rec.held_in_syscall == 0 || rec.held_p == 0 {
         return 0;
     }
-    let (Some(t), Some(ts)) = (target::config(index), target::state(index)) else { return 0 };
-    let layout = &t.layout;
     // Who takes it counts up once; a stop of the world takes Ps as well, without coming by here.
     if field::<u32>(p, layout.p_syscalltick) != Some(held.tick.wrapping_add(1)) {
         return 0;
@@ -183,93 +187,161 @@ pub(super) fn may_hold(to: ThreadState, nr: i64) -> bool {
     }
 }
 
-/// The current thread leaves its CPU: notes the P that it keeps, if any. `why` as `SpanEvent::detail`. The result
-/// says nothing. (A global function in BPF's sense, see `sched::send_slices`.)
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(super) extern "C" fn note_held(tid: u64, index: u64, now: u64, fsbase: u64, why: u64) -> u64 {
-    let Some(t) = target::config(index as u32) else { return 0 };
+/// Where a P of a target is noted while a thread is off the CPUs with it, in a system call.
+#[inline(always)]
+fn held(index: u32, p_id: u32) -> Option<&'static mut Held> {
+    // SAFETY: a value of an array map lives as long as the program; see `Held` on races.
+    HELD.get_ptr_mut(index * HELD_PS + (p_id & (HELD_PS - 1))).map(|p| unsafe { &mut *p })
+}
+
+/// The current thread leaves its CPU: notes the P that it keeps, if any. `why` as `SpanEvent::detail`.
+///
+/// A busy server's threads are preempted thousands of times a second, by what the network brings, so this
+/// looks up what changes (the P, by one read) and remembers what does not.
+#[inline(always)]
+pub(super) fn note_held(
+    rec: &mut ThreadRecord,
+    tid: u32,
+    index: u32,
+    now: u64,
+    task: Task,
+    why: i32,
+) {
+    let Some(t) = target::config(index) else { return };
     let l = &t.layout;
     if l.tls_g == 0 {
-        return 0;
+        return;
     }
+    let procid = l.m_procid;
+    if rec.go_m == 0 || (procid != 0 && field::<u32>(rec.go_m, procid) != Some(rec.go_procid)) {
+        // SAFETY: see `read`.
+        let fsbase: u64 = unsafe { read(task, globals::off_task_fsbase()) };
+        find_m(tid.into(), index.into(), fsbase);
+        if rec.go_m == 0 {
+            return;
+        }
+    }
+    // `p`, `nextp` and `oldp`, side by side.
+    let Some([p, _, oldp]) = field::<[u64; 3]>(rec.go_m, l.m_p) else { return };
+    let in_syscall = oldp != 0;
+    let p = if in_syscall { oldp } else { p };
+    if p == 0 {
+        return;
+    }
+    // A P keeps its place and its number for good (Go `src/runtime/proc.go`, `procresize`).
+    if p != rec.go_p {
+        find_p(tid.into(), index.into(), p, in_syscall.into());
+        if p != rec.go_p {
+            return;
+        }
+    }
+    if in_syscall {
+        let Some(tick) = field::<u32>(rec.go_m, l.m_syscalltick) else { return };
+        // Taken away before: in this system call it has slept already.
+        if field::<u32>(p, l.p_syscalltick) != Some(tick) {
+            return;
+        }
+        let Some(slot) = held(index, rec.go_p_id) else { return };
+        if slot.tid != 0 && slot.p != p {
+            if let Some(c) = target::counters(index) {
+                add(&mut c.held_full, 1);
+            }
+            return;
+        }
+        *slot = Held { since_ns: now, p, tid, tick };
+    }
+    rec.held_since_ns = now;
+    rec.held_p = rec.go_p_id.wrapping_add(1);
+    rec.held_in_syscall = in_syscall.into();
+    rec.held_why = why;
+}
+
+/// Finds the current thread's M by its g. The result says nothing. (A global function in BPF's sense, see
+/// `sched::send_slices`.)
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_m(tid: u64, index: u64, fsbase: u64) -> u64 {
+    let Some(t) = target::config(index as u32) else { return 0 };
+    let l = &t.layout;
     let Some(rec) = THREADS.get_ptr_mut(tid as u32) else { return 0 };
     // SAFETY: see `sched::record`.
     let rec = unsafe { &mut *rec };
+    (rec.go_m, rec.go_p) = (0, 0);
     let Some(g) = field::<u64>(fsbase.wrapping_add(l.tls_g as i64 as u64), 0) else { return 0 };
+    if g == 0 {
+        return 0;
+    }
     let Some(m) = field::<u64>(g, l.g_m) else { return 0 };
-    let Some(oldp) = field::<u64>(m, l.m_oldp) else { return 0 };
-    let mut map_key = 0;
-    let p = if oldp != 0 {
-        let Some(mine) = field::<u32>(m, l.m_syscalltick) else { return 0 };
-        // Taken away before: in this system call it has slept already.
-        if field::<u32>(oldp, l.p_syscalltick) != Some(mine) {
-            return 0;
-        }
-        map_key = key(index as u32, oldp);
-        let held = Held { since_ns: now, tid: tid as u32, tick: mine };
-        if HELD.insert(map_key, held, 0).is_err() {
-            if let Some(c) = target::counters(index as u32) {
-                add(&mut c.held_full, 1);
-            }
-            return 0;
-        }
-        oldp
-    } else {
-        let Some(p) = field::<u64>(m, l.m_p) else { return 0 };
-        if p == 0 || field::<u64>(p, l.p_m) != Some(m) {
-            return 0;
-        }
-        p
-    };
-    let Some(id) = field::<u32>(p, l.p_id) else { return 0 };
-    rec.held_since_ns = now;
-    rec.held_key = map_key;
-    rec.held_p = id.wrapping_add(1);
-    rec.held_why = why as i32;
+    if l.m_procid != 0 {
+        let Some(procid) = field::<u32>(m, l.m_procid) else { return 0 };
+        rec.go_procid = procid;
+    }
+    rec.go_m = m;
     0
 }
 
-/// A thread that had a P as it left its CPU runs again: with it, unless that was taken away. The result says
-/// nothing.
+/// Takes `p` for the P of the current thread's M, if it says so itself (in a system call it does not). The result
+/// says nothing.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn end_held(tid: u64, index: u64, now: u64) -> u64 {
+extern "C" fn find_p(tid: u64, index: u64, p: u64, in_syscall: u64) -> u64 {
+    let Some(t) = target::config(index as u32) else { return 0 };
+    let l = &t.layout;
     let Some(rec) = THREADS.get_ptr_mut(tid as u32) else { return 0 };
     // SAFETY: see `sched::record`.
-    let rec: &mut ThreadRecord = unsafe { &mut *rec };
-    let (since, key, p) = (rec.held_since_ns, rec.held_key, rec.held_p);
+    let rec = unsafe { &mut *rec };
+    if in_syscall == 0 && field::<u64>(p, l.p_m) != Some(rec.go_m) {
+        return 0;
+    }
+    let Some(id) = field::<u32>(p, l.p_id) else { return 0 };
+    rec.go_p_id = id;
+    rec.go_p = p;
+    0
+}
+
+/// A thread that had a P as it left its CPU runs again: with it, unless that was taken away.
+#[inline(always)]
+pub(super) fn end_held(rec: &mut ThreadRecord, ts: &TargetState, tid: u32, index: u32, now: u64) {
+    let (since, id) = (rec.held_since_ns, rec.held_p.wrapping_sub(1));
     rec.held_p = 0;
     let mut hist = Hist::PDescheduled;
-    if key != 0 {
+    if rec.held_in_syscall != 0 {
         hist = Hist::PKept;
-        // SAFETY: a value of a preallocated map; a copy.
-        let Some(held) = (unsafe { HELD.get(key) }).copied() else { return 0 };
-        if held.tid != tid as u32 || held.since_ns != since {
-            return 0;
+        let Some(slot) = held(index, id) else { return };
+        if slot.tid != tid || slot.since_ns != since {
+            return;
         }
-        let _ = HELD.remove(key);
-        let Some(ts) = target::state(index as u32) else { return 0 };
+        slot.tid = 0;
         if ts.stw_start_ns > since {
-            if let Some(c) = target::counters(index as u32) {
+            if let Some(c) = target::counters(index) {
                 add(&mut c.held_cut, 1);
             }
-            return 0;
+            return;
         }
     }
     let ns = now.wrapping_sub(since);
-    target::observe(index as u32, hist, ns);
+    target::observe(index, hist, ns);
     if ns >= globals::threshold_ns() {
-        send_span(&Span {
-            now,
-            index: index as u32,
-            tid: tid as u32,
-            what: SpanWhat::PHeld,
-            detail: rec.held_why,
-            start: since,
-            middle: 0,
-            id: span_p(p.wrapping_sub(1), 0),
-        });
+        tell_held(tid.into(), index.into(), now, id.into());
     }
+}
+
+/// Sends that a thread kept P `id` until now. The result says nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tell_held(tid: u64, index: u64, now: u64, id: u64) -> u64 {
+    let Some(rec) = THREADS.get_ptr_mut(tid as u32) else { return 0 };
+    // SAFETY: see `sched::record`.
+    let rec = unsafe { &*rec };
+    send_span(&Span {
+        now,
+        index: index as u32,
+        tid: tid as u32,
+        what: SpanWhat::PHeld,
+        detail: rec.held_why,
+        start: rec.held_since_ns,
+        middle: 0,
+        id: span_p(id as u32, 0),
+    });
     0
 }

@@ -84,16 +84,21 @@ fn record(tid: u32, index: u32) -> Option<&'static mut ThreadRecord> {
     THREADS.get_ptr_mut(tid).map(|r| unsafe { &mut *r })
 }
 
-/// Makes a thread's record anew. A global function, see [`send_slices`]: a new record is half of the 512 bytes of
-/// stack that the functions of a program that call one another have together.
+/// Of a thread that was just met. Not made on the stack: it would be half of the 512 bytes that the functions of
+/// a program that call one another have together.
+static MET: ThreadRecord = ThreadRecord::new(0, ThreadState::Unknown, 0);
+
+/// Makes a thread's record anew. A global function, see [`send_slices`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn make_record(tid: u64, index: u64) -> u64 {
-    let new = ThreadRecord::new(index as u8, ThreadState::Unknown, 0);
-    if THREADS.insert(tid as u32, new, 0).is_err()
-        && let Some(l) = loss()
-    {
-        l.threads_full += 1;
+    if THREADS.insert(tid as u32, &MET, 0).is_err() {
+        if let Some(l) = loss() {
+            l.threads_full += 1;
+        }
+    } else if let Some(rec) = THREADS.get_ptr_mut(tid as u32) {
+        // SAFETY: see [`record`].
+        unsafe { (*rec).target = index as u8 };
     }
     0
 }
@@ -357,12 +362,13 @@ fn switch_out(
     let Some(ts) = target::state(index) else { return };
     let Some(rec) = record(tid, index) else { return };
     let mut syscall = NO_SYSCALL;
+    let mut nr = -1;
     let to = if raw & TASK_DEAD_BITS != 0 {
         ThreadState::Exited
     } else if preempt {
         ThreadState::RunnablePreempted
     } else {
-        let nr = syscall_of(task);
+        nr = syscall_of(task);
         syscall = if nr < 0 { -1 } else { nr as i32 };
         if raw == 0 {
             if nr == SYS_SCHED_YIELD {
@@ -393,15 +399,10 @@ fn switch_out(
         rec.cpu = cpu;
     }
     rec.syscall = syscall;
-    if globals::off_task_fsbase() != 0 {
-        let nr = syscall_of(task);
-        if goroutine::may_hold(to, nr) {
-            let preempted = to as u8 == ThreadState::RunnablePreempted as u8;
-            let why = if preempted { NO_SYSCALL } else { syscall };
-            // SAFETY: see `read`.
-            let fsbase: u64 = unsafe { read(task, globals::off_task_fsbase()) };
-            goroutine::note_held(tid.into(), index.into(), now, fsbase, why as i64 as u64);
-        }
+    if globals::off_task_fsbase() != 0 && goroutine::may_hold(to, nr) {
+        let preempted = to as u8 == ThreadState::RunnablePreempted as u8;
+        let why = if preempted { NO_SYSCALL } else { syscall };
+        goroutine::note_held(rec, tid, index, now, task, why);
     }
     let flags = reasons(now, rec, ts);
     if flags != 0 {
@@ -440,7 +441,7 @@ fn switch_in(now: u64, cpu: u16, task: Task, tid: u32, index: u32, prev_tid: u32
         }
     }
     if rec.held_p != 0 {
-        goroutine::end_held(tid.into(), index.into(), now);
+        goroutine::end_held(rec, ts, tid, index, now);
     }
     if rec.epoll_ns != 0 {
         count_sleep(index, now - rec.epoll_ns, runnable, waited);

@@ -12,7 +12,7 @@ use aya::{
     },
 };
 use g211s_ebpf::{
-    config::{CpuState, GoLayout, TargetConfig, ThreadRecord, target_entry, target_slot},
+    config::{CpuState, GoLayout, HELD_PS, TargetConfig, ThreadRecord, target_entry, target_slot},
     counters::{LossCounters, TargetCounters},
     event::{NO_SYSCALL, Site, ThreadState},
     hist::{HISTS, HistData},
@@ -286,6 +286,7 @@ impl Session {
             .map_max_entries("STATES", targets)
             .map_max_entries("COUNTERS", targets)
             .map_max_entries("HISTOGRAMS", targets * HISTS as u32)
+            .map_max_entries("HELD", targets * HELD_PS)
             .map_max_entries("SERIES", targets * PAGES);
         let mut ebpf = loader.load(OBJECT).map_err(|e| failed("loading the BPF object", &e))?;
 

@@ -35,12 +35,17 @@ pub fn layout(binary: &Binary, offsets: &Offsets) -> Result<GoLayout, String> {
     let (reentersyscall, at) = code(REENTERSYSCALL)?;
     let m_syscalltick = copied_to(reentersyscall.bytes(), at, p_syscalltick)
         .ok_or_else(|| unlike(REENTERSYSCALL))?;
+    let (m_p, m_oldp) = (field("runtime.m", "p")?, field("runtime.m", "oldp")?);
+    // The kernel side reads them at once.
+    if m_oldp != m_p + 16 {
+        return Err(format!("runtime.m's p and oldp are at {m_p} and {m_oldp}, not side by side"));
+    }
     Ok(GoLayout {
         tls_g,
         g_goid: field("runtime.g", "goid")?,
         g_m: field("runtime.g", "m")?,
-        m_p: field("runtime.m", "p")?,
-        m_oldp: field("runtime.m", "oldp")?,
+        m_p,
+        m_oldp,
         m_syscalltick,
         p_syscalltick,
         p_id: field("runtime.p", "id")?,
@@ -48,5 +53,7 @@ pub fn layout(binary: &Binary, offsets: &Offsets) -> Result<GoLayout, String> {
         p_runqhead: field("runtime.p", "runqhead")?,
         p_runqtail: field("runtime.p", "runqtail")?,
         p_runnext: field("runtime.p", "runnext")?,
+        m_procid: if binary.cgo { field("runtime.m", "procid")? } else { 0 },
+        pad: 0,
     })
 }
