@@ -10,7 +10,7 @@ use g211s_ebpf::event::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// One event of the kernel side, checked: its kind and enumerations are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A thread changed its scheduler state.
     Thread(ThreadEvent),
@@ -20,8 +20,9 @@ pub enum Event {
     Probe(ProbeEvent),
     /// A thread was born or died, or the target exec'd.
     Life(LifeEvent),
-    /// Where a thread was in its own code.
-    Stack(StackEvent),
+    /// Where a thread was in its own code. Apart, since it is rare and twice as large as the others, all of
+    /// which are moved about a lot.
+    Stack(Box<StackEvent>),
     /// Something took time.
     Span(SpanEvent),
 }
@@ -83,7 +84,7 @@ impl Event {
                 StackWhy::from_u32(e.why).ok_or_else(|| field("why", e.why))?;
                 let fits = e.depth as usize <= STACK_DEPTH;
                 fits.then_some(()).ok_or_else(|| field("depth", e.depth))?;
-                Ok(Self::Stack(e))
+                Ok(Self::Stack(Box::new(e)))
             }
             EventKind::Span => {
                 let e = exact::<SpanEvent>(bytes).ok_or_else(short)?;

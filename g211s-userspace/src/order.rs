@@ -21,6 +21,9 @@ use crate::event::Event;
 /// How long an event is held back for older ones that have not arrived, ns of event time.
 pub const SLACK_NS: u64 = 5_000_000;
 
+/// How many of the youngest events are looked at one by one.
+const NEAR: usize = 8;
+
 /// The buffer between arrival and time order.
 #[derive(Debug, Default)]
 pub struct Order {
@@ -40,12 +43,13 @@ impl Order {
             out(event);
             return;
         }
-        if self.held.back().is_none_or(|last| last.header().ts_ns <= ts) {
-            self.held.push_back(event);
-        } else {
-            let at = self.held.partition_point(|e| e.header().ts_ns <= ts);
-            self.held.insert(at, event);
-        }
+        // Nearly always its place is among the last few.
+        let near = self.held.iter().rev().take(NEAR).position(|e| e.header().ts_ns <= ts);
+        let at = match near {
+            Some(back) => self.held.len() - back,
+            None => self.held.partition_point(|e| e.header().ts_ns <= ts),
+        };
+        self.held.insert(at, event);
         self.advance_to(ts.saturating_sub(SLACK_NS), out);
     }
 

@@ -182,7 +182,7 @@ fn rare_events(header: Header) -> [Event; 3] {
         what: Life::ThreadBorn as u32,
         other: header.tid,
     };
-    [Event::Stack(stack), Event::Span(span), Event::Life(life)]
+    [Event::Stack(Box::new(stack)), Event::Span(span), Event::Life(life)]
 }
 
 fn file_of(records: &[Record]) -> Vec<u8> {

@@ -328,14 +328,14 @@ impl Machine {
         for address in addresses.iter_mut().take(6) {
             *address = 0x40_0000 + self.below(300) * 64;
         }
-        self.send(Event::Stack(StackEvent {
+        self.send(Event::Stack(Box::new(StackEvent {
             header: self.header(EventKind::Stack, tid, 0),
             why: StackWhy::Signal as u32,
             stw: self.stops,
             syscall: -1,
             depth: 6,
             addresses,
-        }));
+        })));
     }
 
     fn collect(&mut self) {

@@ -240,7 +240,7 @@ impl Scene {
         let mut all: Vec<Event> = self.slices.iter().copied().map(Event::Slice).collect();
         all.extend(self.transitions.iter().copied().map(Event::Thread));
         all.extend(self.probes.iter().copied().map(Event::Probe));
-        all.extend(self.stacks.iter().copied().map(Event::Stack));
+        all.extend(self.stacks.iter().copied().map(|s| Event::Stack(Box::new(s))));
         all.sort_by_key(|e| e.header().ts_ns);
         all
     }

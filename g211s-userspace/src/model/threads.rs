@@ -258,9 +258,24 @@ impl ThreadSums {
 }
 
 /// The threads of one target.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Threads {
-    by_tid: BTreeMap<u32, Thread>,
+    /// Where in `all` each is.
+    by_tid: BTreeMap<u32, usize>,
+    all: Vec<Thread>,
+    /// The same as `by_tid` of those looked for lately, by the low bits of their tids: nearly every event of a
+    /// run asks for one of a few threads.
+    lately: [(u32, usize); LATELY],
+}
+
+/// A power of two.
+const LATELY: usize = 64;
+
+impl Default for Threads {
+    fn default() -> Self {
+        // No thread has tid 0.
+        Self { by_tid: BTreeMap::new(), all: Vec::new(), lately: [(0, 0); LATELY] }
+    }
 }
 
 /// What is kept of one thread.
@@ -279,26 +294,44 @@ pub struct Thread {
 impl Threads {
     /// Takes an event of one of the threads.
     pub fn apply(&mut self, e: &ThreadEvent) {
-        let thread = self.by_tid.entry(e.header.tid).or_default();
+        let thread = self.known(e.header.tid);
         let sums = thread.timeline.apply(e);
         thread.sums.merge(&sums);
         thread.events += 1;
         thread.exited_ns = (e.to == ThreadState::Exited as u8).then_some(e.header.ts_ns);
     }
 
+    /// One thread, new if it was not known.
+    fn known(&mut self, tid: u32) -> &mut Thread {
+        let lately = &mut self.lately[tid as usize % LATELY];
+        if lately.0 != tid || tid == 0 {
+            let all = &mut self.all;
+            let at = *self.by_tid.entry(tid).or_insert_with(|| {
+                all.push(Thread::default());
+                all.len() - 1
+            });
+            *lately = (tid, at);
+        }
+        &mut self.all[lately.1]
+    }
+
     /// One thread.
     pub fn get(&self, tid: u32) -> Option<&Thread> {
-        self.by_tid.get(&tid)
+        let at = match self.lately[tid as usize % LATELY] {
+            (lately, at) if lately == tid && tid != 0 => at,
+            _ => *self.by_tid.get(&tid)?,
+        };
+        Some(&self.all[at])
     }
 
     /// All threads, by tid.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Thread)> {
-        self.by_tid.iter().map(|(tid, t)| (*tid, t))
+        self.by_tid.iter().map(|(tid, at)| (*tid, &self.all[*at]))
     }
 
     /// [`Timeline::walk`] of one thread; all unknown for a thread never seen.
     pub fn walk(&self, tid: u32, from: u64, to: u64, mut f: impl FnMut(u64, u64, Option<&Piece>)) {
-        match self.by_tid.get(&tid) {
+        match self.get(tid) {
             Some(t) => t.timeline.walk(from, to, f),
             None if from < to => f(from, to, None),
             None => {}
@@ -307,12 +340,12 @@ impl Threads {
 
     /// Whether everything about the thread up to `ts_ns` has arrived.
     pub fn proven_past(&self, tid: u32, ts_ns: u64) -> bool {
-        self.by_tid.get(&tid).is_some_and(|t| t.timeline.proven_until_ns >= ts_ns)
+        self.get(tid).is_some_and(|t| t.timeline.proven_until_ns >= ts_ns)
     }
 
     /// Forgets timelines before `before_ns`; the sums stay.
     pub fn prune(&mut self, before_ns: u64) {
-        for t in self.by_tid.values_mut() {
+        for t in &mut self.all {
             t.timeline.prune(before_ns);
         }
     }

@@ -190,11 +190,13 @@ const _: () = {
 impl Field {
     /// The bytes from the field on. A width known to the compiler makes this a load, not a copy loop:
     /// decoding is most of a report's time.
+    #[inline(always)]
     fn load<const N: usize>(self, event: &[u8]) -> [u8; N] {
         let at = usize::from(self.0);
         event[at..at + N].try_into().unwrap_or([0; N])
     }
 
+    #[inline(always)]
     fn get(self, event: &[u8]) -> u64 {
         match self.1 {
             1 => u64::from(event[usize::from(self.0)]),
@@ -217,13 +219,12 @@ impl Field {
     }
 }
 
-/// What both sides remember to predict one field. Keys share a slot by their low bits: a clash is
+/// What the encoder remembers to predict one field. Keys share a slot by their low bits: a clash is
 /// a bad prediction, and memory stays bounded whatever the input.
 #[derive(Default)]
 struct Memory {
     previous: u64,
     by_key: Vec<u64>,
-    values: Vec<u64>,
     index: HashMap<u64, u64>,
 }
 
@@ -240,7 +241,6 @@ impl Memory {
     fn clear(&mut self) {
         self.previous = 0;
         self.by_key.fill(0);
-        self.values.clear();
         self.index.clear();
     }
 
@@ -395,61 +395,29 @@ impl Encoder {
 }
 
 /// Hands a block's records out one by one. Total: any bytes give records or an error.
+///
+/// The events are decoded as a whole, column by column: a loop over one field of all events of a kind is several
+/// times as fast as one over all fields of each event, and decoding is a large part of a report's time.
 pub(super) struct Decoder {
     raw: Vec<u8>,
-    /// What is left of each column.
-    cursors: Vec<Cursor>,
-    memory: Vec<Memory>,
-    /// What there is to do for an event of each kind in this block.
-    steps: [Vec<Step>; KINDS],
-    last_ts: u64,
-}
-
-/// One field of an event.
-#[derive(Clone, Copy)]
-struct Step {
-    field: Field,
-    coding: Coding,
-    column: usize,
-    /// The column holds zeros alone, one for each event: the predictions are all right, and it has been
-    /// taken as read.
-    right: bool,
-    learns: bool,
-}
-
-/// The steps for a kind of which the block has `events`. Fields that stay zero throughout have none: decoding
-/// is most of a report's time.
-fn steps(kind: usize, events: usize, raw: &[u8], cursors: &mut [Cursor]) -> Vec<Step> {
-    let mut steps = Vec::with_capacity(FIELDS[kind].len());
-    for (i, &(field, coding)) in FIELDS[kind].iter().enumerate() {
-        let column = FIRST[kind] + i;
-        let cursor = &mut cursors[column];
-        let zeros = cursor.end - cursor.at == events
-            && raw[cursor.at..cursor.end].iter().all(|b| *b == 0)
-            && !matches!(coding, Coding::Dictionary);
-        if zeros {
-            cursor.at = cursor.end;
-        }
-        if !(zeros && matches!(coding, Coding::Plain | Coding::Previous)) {
-            let learns = matches!(coding, Coding::Previous | Coding::Last(..));
-            steps.push(Step { field, coding, column, right: zeros, learns });
-        }
-    }
-    steps
-}
-
-#[derive(Clone, Copy)]
-struct Cursor {
-    at: usize,
-    end: usize,
+    /// The column of tags: what is left of it.
+    tags: std::ops::Range<usize>,
+    /// The same of the JSON records.
+    json: std::ops::Range<usize>,
+    /// The events of each kind, one behind the other.
+    events: [Vec<u8>; KINDS],
+    /// Where the next one of each begins.
+    next: [usize; KINDS],
 }
 
 const SHORT: &str = "a column ends too early";
+const LEFT: &str = "a column holds more than the records need";
+const TOO_LARGE: &str = "a number does not fit its field";
 
 impl Decoder {
     /// `records` is what the block's header promises.
     pub(super) fn new(raw: Vec<u8>, records: u32) -> Result<Self, &'static str> {
-        let mut cursors = Vec::with_capacity(COLUMNS);
+        let mut columns = Vec::with_capacity(COLUMNS);
         let mut at = 0;
         for _ in 0..COLUMNS {
             let len = raw.get(at..at + 4).ok_or(SHORT)?;
@@ -458,112 +426,254 @@ impl Decoder {
             if len > raw.len() - at {
                 return Err(SHORT);
             }
-            cursors.push(Cursor { at, end: at + len });
+            columns.push(at..at + len);
             at += len;
         }
         if at != raw.len() {
             return Err("bytes after the last column");
         }
-        let tags = cursors[COLUMN_TAGS];
-        if tags.end - tags.at != records as usize {
+        let tags = columns[COLUMN_TAGS].clone();
+        if tags.len() != records as usize {
             return Err("the number of records is not what the header says");
         }
-        let memory = (0..COLUMNS).map(|_| Memory::default()).collect();
-        let mut events = [0; KINDS];
-        for tag in &raw[tags.at..tags.end] {
-            if let Some(n) = events.get_mut(usize::from(*tag).wrapping_sub(1)) {
-                *n += 1;
+        let mut counts = [0_usize; KINDS];
+        for &tag in &raw[tags.clone()] {
+            if tag < FIRST_JSON_TAG {
+                *counts
+                    .get_mut(usize::from(tag).wrapping_sub(1))
+                    .ok_or("unknown kind of event")? += 1;
             }
         }
-        let steps = std::array::from_fn(|kind| steps(kind, events[kind], &raw, &mut cursors));
-        Ok(Self { raw, cursors, memory, steps, last_ts: 0 })
+        // A number has a byte at least, so this bounds what the events below can take by what there is.
+        for (kind, &count) in counts.iter().enumerate() {
+            if columns[FIRST[kind]..FIRST[kind] + FIELDS[kind].len()]
+                .iter()
+                .any(|c| c.len() < count)
+            {
+                return Err(SHORT);
+            }
+        }
+        let mut events: [Vec<u8>; KINDS] =
+            std::array::from_fn(|kind| vec![0; counts[kind] * SIZES[kind]]);
+        times(&raw[tags.clone()], &raw[columns[COLUMN_TIME].clone()], &mut events)?;
+        for (kind, events) in events.iter_mut().enumerate() {
+            fields(kind, events, |i| &raw[columns[FIRST[kind] + i].clone()])?;
+        }
+        let json = columns[COLUMN_JSON].clone();
+        Ok(Self { raw, tags, json, events, next: [0; KINDS] })
     }
 
     /// The next record; `None` after the last.
     pub(super) fn next(&mut self) -> Option<Result<Record, &'static str>> {
-        let tags = &mut self.cursors[COLUMN_TAGS];
-        if tags.at == tags.end {
-            let left = self.cursors.iter().any(|c| c.at != c.end);
-            return left.then(|| {
-                self.cursors.iter_mut().for_each(|c| c.at = c.end);
-                Err("a column holds more than the records need")
-            });
-        }
-        let tag = self.raw[tags.at];
-        tags.at += 1;
+        let Some(at) = self.tags.next() else {
+            let left = !self.json.is_empty();
+            self.json.start = self.json.end;
+            return left.then_some(Err(LEFT));
+        };
+        let tag = self.raw[at];
         Some(if tag < FIRST_JSON_TAG { self.event(tag) } else { self.json(tag) })
     }
 
     fn json(&mut self, tag: u8) -> Result<Record, &'static str> {
-        let len = self.varint(COLUMN_JSON)?;
-        let cursor = &mut self.cursors[COLUMN_JSON];
-        if len > MAX_JSON as u64 || len as usize > cursor.end - cursor.at {
+        let mut numbers = Numbers(&self.raw[self.json.clone()]);
+        let len = numbers.next()?;
+        let at = self.json.end - numbers.0.len();
+        if len > MAX_JSON as u64 || len as usize > numbers.0.len() {
             return Err(SHORT);
         }
-        let json = &self.raw[cursor.at..cursor.at + len as usize];
-        cursor.at += len as usize;
-        from_json(tag, json)
+        self.json.start = at + len as usize;
+        from_json(tag, &self.raw[at..self.json.start])
     }
 
-    fn event(&mut self, kind: u8) -> Result<Record, &'static str> {
-        let number = usize::from(kind).wrapping_sub(1);
-        let size = *SIZES.get(number).ok_or("unknown kind of event")?;
-        let mut buffer = [0; MAX_EVENT];
-        let bytes = &mut buffer[..size];
-        self.last_ts = self.last_ts.wrapping_add(unzigzag(self.varint(COLUMN_TIME)?));
-        TS.set(bytes, self.last_ts);
-        bytes[8] = kind;
-        for i in 0..self.steps[number].len() {
-            let Step { field, coding, column, right, .. } = self.steps[number][i];
-            if right {
-                let value = self.memory[column].predict(coding, bytes);
-                field.set(bytes, value);
+    fn event(&mut self, tag: u8) -> Result<Record, &'static str> {
+        // Counted in `new`, so it is there.
+        let kind = usize::from(tag - 1);
+        let at = self.next[kind];
+        self.next[kind] = at + SIZES[kind];
+        let event = self.events[kind].get(at..at + SIZES[kind]).ok_or(SHORT)?;
+        Event::decode(event).map(Record::Event).map_err(|_| "an event holds an impossible value")
+    }
+}
+
+/// Sets the events' time stamps and kinds.
+fn times(tags: &[u8], column: &[u8], events: &mut [Vec<u8>; KINDS]) -> Result<(), &'static str> {
+    let (mut numbers, mut ts, mut at) = (Numbers(column), 0_u64, [0; KINDS]);
+    for &tag in tags.iter().filter(|tag| **tag < FIRST_JSON_TAG) {
+        let kind = usize::from(tag - 1);
+        ts = ts.wrapping_add(unzigzag(numbers.next()?));
+        let event = &mut events[kind][at[kind]..at[kind] + SIZES[kind]];
+        event[..8].copy_from_slice(&ts.to_le_bytes());
+        event[8] = tag;
+        at[kind] += SIZES[kind];
+    }
+    numbers.end()
+}
+
+/// Sets all other fields of a kind's events, in an order in which each finds what it is predicted from.
+fn fields<'a>(
+    kind: usize,
+    events: &mut [u8],
+    column: impl Fn(usize) -> &'a [u8],
+) -> Result<(), &'static str> {
+    if events.is_empty() {
+        // All columns must be as empty.
+        return (0..FIELDS[kind].len()).try_for_each(|i| Numbers(column(i)).end());
+    }
+    let mut done = 0_u32;
+    for (i, &(field, coding)) in FIELDS[kind].iter().enumerate() {
+        if done & 1 << i != 0 {
+            continue;
+        }
+        // What it is predicted from may be a later field of an earlier event.
+        if let Coding::Last(key, value) = coding
+            && let Some(later) = FIELDS[kind].iter().skip(i + 1).position(|(f, _)| f.0 == value.0)
+        {
+            let later = i + 1 + later;
+            done |= 1 << later;
+            if matches!(FIELDS[kind][later].1, Coding::Same(first) if first.0 == field.0) {
+                chained(kind, (field, value, key), events, column(i), column(later))?;
                 continue;
             }
-            let number = self.varint(column)?;
-            let value = match coding {
-                Coding::Plain => number,
-                Coding::Dictionary if number == 0 => {
-                    let value = self.varint(column)?;
-                    self.memory[column].values.push(value);
-                    value
-                }
-                Coding::Dictionary => *usize::try_from(number - 1)
-                    .ok()
-                    .and_then(|n| self.memory[column].values.get(n))
-                    .ok_or("no such entry in a dictionary")?,
-                _ => self.memory[column].predict(coding, bytes).wrapping_add(unzigzag(number)),
-            };
-            if !field.set(bytes, value) {
-                return Err("a number does not fit its field");
+            one(kind, FIELDS[kind][later], events, column(later))?;
+        }
+        one(kind, (field, coding), events, column(i))?;
+    }
+    Ok(())
+}
+
+/// A field that was `second` in the last event with the same key, where `second` in turn is predicted from it.
+fn chained(
+    kind: usize,
+    (first, second, key): (Field, Field, Field),
+    events: &mut [u8],
+    of_first: &[u8],
+    of_second: &[u8],
+) -> Result<(), &'static str> {
+    let (mut a, mut b, mut last) = (Numbers(of_first), Numbers(of_second), vec![0_u64; SLOTS]);
+    for event in events.chunks_exact_mut(SIZES[kind]) {
+        let slot = &mut last[key.get(event) as usize % SLOTS];
+        let begun = slot.wrapping_add(unzigzag(a.next()?));
+        let ended = begun.wrapping_add(unzigzag(b.next()?));
+        if !first.set(event, begun) || !second.set(event, ended) {
+            return Err(TOO_LARGE);
+        }
+        *slot = ended;
+    }
+    a.end()?;
+    b.end()
+}
+
+/// One field of all events of a kind; whatever it is predicted from is set.
+fn one(
+    kind: usize,
+    (field, coding): (Field, Coding),
+    events: &mut [u8],
+    column: &[u8],
+) -> Result<(), &'static str> {
+    // Nearly always right, or nearly always zero: then there is nothing to read.
+    let all_zero = column.len() == events.len() / SIZES[kind] && column.iter().all(|b| *b == 0);
+    if all_zero && matches!(coding, Coding::Plain | Coding::Previous) {
+        return Ok(());
+    }
+    // A width known to the compiler makes a store of what would be a copying loop.
+    match field.1 {
+        1 => column_of::<1>(kind, field, coding, events, column),
+        2 => column_of::<2>(kind, field, coding, events, column),
+        4 => column_of::<4>(kind, field, coding, events, column),
+        _ => column_of::<8>(kind, field, coding, events, column),
+    }
+}
+
+fn column_of<const N: usize>(
+    kind: usize,
+    field: Field,
+    coding: Coding,
+    events: &mut [u8],
+    column: &[u8],
+) -> Result<(), &'static str> {
+    let mut numbers = Numbers(column);
+    let at = usize::from(field.0);
+    let put = |event: &mut [u8], value: u64| {
+        event[at..at + N].copy_from_slice(&value.to_le_bytes()[..N]);
+        if N < 8 && value >> (8 * N) != 0 { Err(TOO_LARGE) } else { Ok(()) }
+    };
+    let all = events.chunks_exact_mut(SIZES[kind]);
+    match coding {
+        Coding::Plain => {
+            for event in all {
+                put(event, numbers.next()?)?;
             }
         }
-        for step in self.steps[number].iter().filter(|s| s.learns) {
-            self.memory[step.column].learn(step.field, step.coding, bytes);
+        Coding::Dictionary => {
+            let mut values = Vec::new();
+            for event in all {
+                let value = match numbers.next()?.checked_sub(1) {
+                    None => {
+                        let value = numbers.next()?;
+                        values.push(value);
+                        value
+                    }
+                    Some(n) => *usize::try_from(n)
+                        .ok()
+                        .and_then(|n| values.get(n))
+                        .ok_or("no such entry in a dictionary")?,
+                };
+                put(event, value)?;
+            }
         }
-        Event::decode(bytes).map(Record::Event).map_err(|_| "an event holds an impossible value")
+        Coding::Previous => {
+            let mut previous = 0_u64;
+            for event in all {
+                previous = previous.wrapping_add(unzigzag(numbers.next()?));
+                put(event, previous)?;
+            }
+        }
+        Coding::Same(other) => {
+            for event in all {
+                let value = other.get(event).wrapping_add(unzigzag(numbers.next()?));
+                put(event, value)?;
+            }
+        }
+        Coding::Last(key, value) => {
+            let mut last = vec![0_u64; SLOTS];
+            for event in all {
+                let slot = &mut last[key.get(event) as usize % SLOTS];
+                put(event, slot.wrapping_add(unzigzag(numbers.next()?)))?;
+                *slot = value.get(event);
+            }
+        }
+    }
+    numbers.end()
+}
+
+/// The numbers of a column that are left.
+struct Numbers<'a>(&'a [u8]);
+
+impl Numbers<'_> {
+    #[inline(always)]
+    fn next(&mut self) -> Result<u64, &'static str> {
+        // Nearly all are one byte long.
+        let (&first, rest) = self.0.split_first().ok_or(SHORT)?;
+        self.0 = rest;
+        if first < 0x80 { Ok(first.into()) } else { self.long(first) }
     }
 
-    fn varint(&mut self, column: usize) -> Result<u64, &'static str> {
-        let cursor = &mut self.cursors[column];
-        // Nearly all are one byte long.
-        if cursor.at < cursor.end && self.raw[cursor.at] < 0x80 {
-            cursor.at += 1;
-            return Ok(self.raw[cursor.at - 1].into());
-        }
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            if cursor.at == cursor.end {
-                return Err(SHORT);
-            }
-            let byte = self.raw[cursor.at];
-            cursor.at += 1;
+    fn long(&mut self, first: u8) -> Result<u64, &'static str> {
+        let mut value = u64::from(first & 0x7f);
+        for shift in (7..64).step_by(7) {
+            let (&byte, rest) = self.0.split_first().ok_or(SHORT)?;
+            self.0 = rest;
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
         }
         Err("a number is too long")
+    }
+
+    /// All of them must have been read.
+    fn end(&self) -> Result<(), &'static str> {
+        if self.0.is_empty() { Ok(()) } else { Err(LEFT) }
     }
 }
 

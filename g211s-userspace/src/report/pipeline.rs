@@ -213,11 +213,13 @@ impl TargetModel {
     fn is_due(&self, due: &Due, now_ns: u64) -> bool {
         // The laggard's part ends with its sleep after it gave its P up: how long it sleeps on (it
         // may be for minutes) is of no account.
-        let proven = |tid, ns| self.threads.proven_past(tid, ns);
-        let proven = due.stopper_tid.is_none_or(|tid| proven(tid, due.last_ns))
-            && due.laggard.is_none_or(|(ts, tid)| proven(tid, ts + 1));
+        let past = |tid, ns| self.threads.proven_past(tid, ns);
+        let proven = || {
+            due.stopper_tid.is_none_or(|tid| past(tid, due.last_ns))
+                && due.laggard.is_none_or(|(ts, tid)| past(tid, ts + 1))
+        };
         let age = now_ns.saturating_sub(due.last_ns);
-        age >= SETTLE_MAX_NS || (age >= SETTLE_NS && proven)
+        age >= SETTLE_MAX_NS || (age >= SETTLE_NS && proven())
     }
 
     /// Judges the stops that are due at `now_ns`; returns how many.

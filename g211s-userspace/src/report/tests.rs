@@ -580,12 +580,12 @@ fn go_1_21_through_the_pipeline() {
     let mut events: Vec<Event> = extra.events();
     records.retain(|r| match r {
         Record::Event(e @ Event::Probe(p)) if p.site != Site::StwEnd as u32 => {
-            events.push(*e);
+            events.push(e.clone());
             false
         }
         Record::Event(Event::Probe(_)) => false,
         Record::Event(e) => {
-            events.push(*e);
+            events.push(e.clone());
             false
         }
         _ => true,
@@ -653,7 +653,7 @@ proptest! {
 /// The scene once more, `round` times 66 ms later: events, stops and the runtime's times moved.
 fn again(events: &[Event], round: u64) -> impl Iterator<Item = Event> {
     let shift = round * 66 * MS;
-    events.iter().copied().map(move |mut e| {
+    events.iter().cloned().map(move |mut e| {
         match &mut e {
             Event::Thread(t) => {
                 t.header.ts_ns += shift;
@@ -704,7 +704,7 @@ proptest! {
             Report::build("x", records).first
         };
         let kept = all.iter().zip(lost.iter().chain(std::iter::repeat(&false)));
-        let less = report(kept.filter(|(_, lost)| !**lost).map(|(e, _)| *e).collect());
+        let less = report(kept.filter(|(_, lost)| !**lost).map(|(e, _)| e.clone()).collect());
         let whole = report(all);
         prop_assert_eq!((whole.gc.count, whole.stw.len()), (5, 10));
         prop_assert_eq!((whole.gc.incomplete.len(), whole.stw_incomplete.len()), (0, 0));
