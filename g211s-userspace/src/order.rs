@@ -21,8 +21,25 @@ use crate::event::Event;
 /// How long an event is held back for older ones that have not arrived, ns of event time.
 pub const SLACK_NS: u64 = 5_000_000;
 
-/// How many of the youngest events are looked at one by one.
-const NEAR: usize = 8;
+/// [`VecDeque::partition_point`], for what is asked for near the end: the further away, the longer it takes.
+pub(crate) fn place_from_end<T>(items: &VecDeque<T>, mut before: impl FnMut(&T) -> bool) -> usize {
+    let (mut low, mut high) = (0, items.len());
+    let mut step = 1;
+    while step <= items.len() {
+        let at = items.len() - step;
+        if before(&items[at]) {
+            low = at + 1;
+            break;
+        }
+        high = at;
+        step *= 2;
+    }
+    while low < high {
+        let middle = low.midpoint(high);
+        if before(&items[middle]) { low = middle + 1 } else { high = middle }
+    }
+    low
+}
 
 /// The buffer between arrival and time order.
 #[derive(Debug, Default)]
@@ -43,13 +60,12 @@ impl Order {
             out(event);
             return;
         }
-        // Nearly always its place is among the last few.
-        let near = self.held.iter().rev().take(NEAR).position(|e| e.header().ts_ns <= ts);
-        let at = match near {
-            Some(back) => self.held.len() - back,
-            None => self.held.partition_point(|e| e.header().ts_ns <= ts),
-        };
-        self.held.insert(at, event);
+        let at = place_from_end(&self.held, |e| e.header().ts_ns <= ts);
+        if at == self.held.len() {
+            self.held.push_back(event);
+        } else {
+            self.held.insert(at, event);
+        }
         self.advance_to(ts.saturating_sub(SLACK_NS), out);
     }
 
@@ -118,6 +134,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn places_are_found_from_the_end(mut items in prop::collection::vec(0u8..50, 0..70), item: u8) {
+            items.sort_unstable();
+            let items: VecDeque<u8> = items.into();
+            let at = place_from_end(&items, |i| *i <= item);
+            prop_assert_eq!(at, items.partition_point(|i| *i <= item));
+        }
+
         #[test]
         fn disorder_within_the_slack_is_undone(
             base in prop::collection::vec((0u64..1_000_000, 0u64..SLACK_NS), 1..200)

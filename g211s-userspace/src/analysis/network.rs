@@ -146,10 +146,16 @@ impl Lates {
     }
 
     /// Takes what a thread's event tells of the time of a harvest that is known already.
+    #[inline]
     pub fn evidence(&mut self, e: &ThreadEvent, cpus: &Cpus) {
-        if e.since_ns >= self.newest_end_ns || e.since_ns == 0 {
-            return;
+        // Nearly all are of another time.
+        if e.since_ns < self.newest_end_ns && e.since_ns != 0 {
+            self.take(e, cpus);
         }
+    }
+
+    #[inline(never)]
+    fn take(&mut self, e: &ThreadEvent, cpus: &Cpus) {
         for late in self.worst.iter_mut().filter(|l| l.covers(e)) {
             late.threads.entry(e.header.tid).or_default().apply(e);
             // Who was ahead of a waiting thread is sent with the end of its wait.

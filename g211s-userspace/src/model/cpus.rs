@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use g211s_ebpf::event::SliceEvent;
 
+use crate::order::place_from_end;
+
 /// `tid` of process `tgid` ran on a CPU during `[start_ns, end_ns)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
@@ -46,7 +48,8 @@ impl Cpus {
 
     fn put(&mut self, cpu: u16, slice: Slice) {
         let slices = self.by_cpu.entry(cpu).or_default();
-        let at = place(slices, slice.start_ns);
+        // Near the end: a wait's slices are newer than those of earlier waits.
+        let at = place_from_end(slices, |s| s.start_ns < slice.start_ns);
         match slices.get_mut(at) {
             // The same stay on the CPU, sent while open and again later.
             Some(same) if same.start_ns == slice.start_ns && same.tid == slice.tid => {
@@ -78,7 +81,7 @@ impl Cpus {
         if let Some(slices) = self.by_cpu.get(&cpu) {
             // A CPU runs one task at a time, so ends ascend like starts: one slice before the first
             // that starts inside may reach in.
-            let first = slices.partition_point(|s| s.start_ns <= from_ns).saturating_sub(1);
+            let first = place_from_end(slices, |s| s.start_ns <= from_ns).saturating_sub(1);
             for s in slices.range(first..) {
                 if s.start_ns >= to_ns {
                     break;
@@ -102,7 +105,7 @@ impl Cpus {
     /// Takes from `other` what it knows of all CPUs during `[from_ns, to_ns)`.
     pub fn copy(&mut self, other: &Self, from_ns: u64, to_ns: u64) {
         for (&cpu, slices) in &other.by_cpu {
-            let first = slices.partition_point(|s| s.start_ns <= from_ns).saturating_sub(1);
+            let first = place_from_end(slices, |s| s.start_ns <= from_ns).saturating_sub(1);
             let reach = slices.range(first..).take_while(|s| s.start_ns < to_ns);
             for slice in reach.filter(|s| s.end_ns > from_ns) {
                 self.put(cpu, *slice);
@@ -126,17 +129,6 @@ impl Cpus {
                 slices.shrink_to(slices.len() * 2);
             }
         }
-    }
-}
-
-/// Where a slice with this beginning belongs. The last few are looked at first: a wait's slices come newest
-/// first, and are newer than those of earlier waits.
-fn place(slices: &VecDeque<Slice>, start_ns: u64) -> usize {
-    const NEAR: usize = 16;
-    let from_end = slices.iter().rev().take(NEAR).position(|s| s.start_ns < start_ns);
-    match from_end {
-        Some(back) => slices.len() - back,
-        None => slices.partition_point(|s| s.start_ns < start_ns),
     }
 }
 

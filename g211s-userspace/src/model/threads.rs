@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use g211s_ebpf::event::{THREAD_KEPT_OFF_AGAIN, ThreadEvent, ThreadState};
 
+use crate::order::place_from_end;
+
 /// A thread was in one state during `[start_ns, end_ns)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -158,7 +160,7 @@ impl Timeline {
             self.pieces.push_back(new);
             return;
         }
-        let mut at = self.pieces.partition_point(|p| p.end_ns <= new.start_ns);
+        let mut at = place_from_end(&self.pieces, |p| p.end_ns <= new.start_ns);
         let mut from = new.start_ns;
         while from < new.end_ns {
             let (gap_end, next) = match self.pieces.get(at) {
@@ -186,7 +188,7 @@ impl Timeline {
     /// where nothing is proven.
     pub fn walk(&self, from_ns: u64, to_ns: u64, mut f: impl FnMut(u64, u64, Option<&Piece>)) {
         let mut at = from_ns;
-        let first = self.pieces.partition_point(|p| p.end_ns <= from_ns);
+        let first = place_from_end(&self.pieces, |p| p.end_ns <= from_ns);
         for p in self.pieces.range(first..) {
             if p.start_ns >= to_ns {
                 break;
