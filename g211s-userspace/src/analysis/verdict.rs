@@ -13,6 +13,9 @@
 //!    at it, some thread stopped in a way that no probe sees (a system call's entry): unexplained.
 //! 4. **stopped**: the stopper.
 //!
+//! Where the stopper sleeps in `futex` by itself, it waits for a lock of the runtime's, and who wakes it held that:
+//! what kept the holder from its CPU is what kept the stopper. While the holder works, the stopper is blocked.
+//!
 //! A thread on a CPU, or on its queue, may be kept from it by what is no task: interrupts and the hypervisor
 //! (`Piece::missed`), a CPU quota (`Piece::throttled`). That time is theirs, whatever else ran.
 //!
@@ -247,6 +250,7 @@ pub struct Verdict {
 }
 
 const NO_EVIDENCE: &str = "no event tells what the thread did";
+const UNKNOWN_WAKER: &str = "nothing is known of the thread that woke it";
 const UNSEEN_LAGGARD: &str = "the stopper slept until a thread stopped that no probe saw";
 
 /// Explains a stop.
@@ -345,6 +349,14 @@ impl Path<'_> {
                 return;
             }
             let syscall = (piece.syscall >= 0).then_some(piece.syscall);
+            if part == Part::Stopper
+                && piece.syscall == SYS_FUTEX
+                && let Some(waker) = piece.waker()
+            {
+                let key = CauseKey { kind: CauseKind::Blocked, syscall, ..key };
+                self.lock_of(key, waker, s, e, HOLDERS);
+                return;
+            }
             let kind = match piece.state {
                 ThreadState::Running if part == Part::Laggard => {
                     self.running_on(key, piece, s, e);
@@ -376,6 +388,54 @@ impl Path<'_> {
                 }
             };
             self.charge(CauseKey { kind, syscall, ..key }, e - s);
+        });
+    }
+
+    /// Charges `[from, to)`, in which the thread of `key` slept until `holder` woke it, to what kept that from its
+    /// CPU, and the rest to `key`. A holder may wait for another lock in turn, `more` times.
+    fn lock_of(&mut self, key: CauseKey, holder: u32, from: u64, to: u64, more: u32) {
+        let threads = self.threads;
+        if threads.get(holder).is_none() {
+            let why = CauseKey::unexplained(key.phase, key.tid, UNKNOWN_WAKER);
+            self.charge(why, to - from);
+            return;
+        }
+        threads.walk(holder, from, to, |s, e, piece| {
+            let unknown = CauseKey::unexplained(key.phase, holder, NO_EVIDENCE);
+            let Some(piece) = piece else {
+                self.charge(unknown, e - s);
+                return;
+            };
+            let own = CauseKey { why: None, ..unknown };
+            let syscall = (piece.syscall >= 0).then_some(piece.syscall);
+            match piece.state {
+                ThreadState::RunnableWoken
+                | ThreadState::RunnablePreempted
+                | ThreadState::RunnableYielded => {
+                    let wait = Wait::of(piece.state);
+                    let kind = CauseKind::RunqueueWait;
+                    self.wait(CauseKey { kind, wait, cpu: piece.cpu, ..own }, piece, s, e);
+                }
+                ThreadState::Running => {
+                    let rest = self.missed(own, piece, s, e);
+                    self.charge(key, rest);
+                }
+                ThreadState::Blocked => match piece.waker() {
+                    Some(next) if more > 0 && piece.syscall == SYS_FUTEX => {
+                        self.lock_of(key, next, s, e, more - 1);
+                    }
+                    _ => self.charge(key, e - s),
+                },
+                ThreadState::BlockedUninterruptible => {
+                    let kind = asleep_in_kernel(piece.syscall);
+                    self.charge(CauseKey { kind, syscall, ..own }, e - s);
+                }
+                ThreadState::Stopped => {
+                    let kind = CauseKind::StoppedBySignal;
+                    self.charge(CauseKey { kind, syscall, ..own }, e - s);
+                }
+                ThreadState::Unknown | ThreadState::Exited => self.charge(unknown, e - s),
+            }
         });
     }
 
@@ -472,6 +532,9 @@ fn by_function(causes: BTreeMap<CauseKey, u64>) -> Vec<Cause> {
 
 /// Number of `futex` (x86-64), in which threads of Go programs park.
 const SYS_FUTEX: i32 = 202;
+
+/// Locks that are followed from one holder to the next.
+const HOLDERS: u32 = 3;
 
 /// Whether a thread asleep in a system call may have its P with it.
 fn keeps_p(syscall: i32) -> bool {

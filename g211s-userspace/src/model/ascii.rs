@@ -114,6 +114,14 @@ impl Scene {
         self
     }
 
+    /// Lets `waker` have woken `tid` whenever that was woken.
+    pub(crate) fn woken_by(mut self, tid: u32, waker: u32) -> Self {
+        let woken =
+            |e: &&mut ThreadEvent| e.header.tid == tid && e.to == ThreadState::RunnableWoken as u8;
+        self.transitions.iter_mut().filter(woken).for_each(|e| e.peer_tid = waker);
+        self
+    }
+
     /// Draws a CPU; runners named in `foreign` are processes of their own, the others threads of
     /// the target.
     pub(crate) fn cpu(mut self, cpu: u16, runners: &str, foreign: &[(u32, &str)]) -> Self {

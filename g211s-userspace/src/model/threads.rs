@@ -37,6 +37,7 @@ pub struct Stay {
     kept_off: u32,
     kept_off_after: u32,
     kept_off_again: bool,
+    waker: u32,
 }
 
 /// What a CPU did while a thread was running on it and was not run by it, ns.
@@ -66,6 +67,12 @@ impl Piece {
         let known = self.state.is_runnable() && self.stay.kept_off_again && self.stay.kept_off > 0;
         let start = self.stay.start.saturating_add(self.stay.kept_off_after.into());
         known.then_some((start.min(self.stay.end), self.stay.end, self.stay.kept_off.into()))
+    }
+
+    /// Asleep: the thread that woke it, by the CPU that the wakeup came from. After a timeout that is whoever
+    /// ran there.
+    pub fn waker(&self) -> Option<u32> {
+        (self.state == ThreadState::Blocked && self.stay.waker != 0).then_some(self.stay.waker)
     }
 
     /// Of `[from_ns, to_ns)` on a CPU, what the thread certainly missed. It missed that much in the whole stay,
@@ -134,6 +141,7 @@ impl Timeline {
                 kept_off: e.kept_off_ns,
                 kept_off_after: e.kept_off_after_ns,
                 kept_off_again: e.flags & THREAD_KEPT_OFF_AGAIN != 0,
+                waker: if e.to == ThreadState::RunnableWoken as u8 { e.peer_tid } else { 0 },
             },
         };
         if state.is_runnable() {

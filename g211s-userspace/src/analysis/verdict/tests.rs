@@ -36,6 +36,39 @@ use CauseKind::{
 };
 
 #[test]
+fn a_lock_whose_holder_waits_behind_a_hog() {
+    let scene = || {
+        Scene::new(10)
+            //          0         1         2
+            //          012345678901234567890123
+            .thread(1, "====___________w========", "000000000000000000000000")
+            .thread(2, "=====pppppppp===________", "111111111111111111111111")
+            .cpu(1, "222229999999922222222222", &[(9, "stress")])
+    };
+    let s = stop(&scene(), 1, 2, 20, &[]);
+    let told_of =
+        |scene: &Scene| told(&explain(&s, &scene.threads(), &scene.cpus(), &scene.stacks()));
+    // 4 and 13..15: the holder works. 5..13: it waits.
+    let with_holder = told_of(&scene().woken_by(1, 2));
+    assert_eq!(with_holder[0], (RunqueueWait, 2, Some(9), 80));
+    assert!(with_holder.contains(&(Blocked, 1, None, 30)), "{with_holder:?}");
+    // The same, one lock further: 3 held what 2 waited for.
+    let chain = Scene::new(10)
+        .thread(1, "====___________w========", "000000000000000000000000")
+        .thread(2, "=====________w==________", "222222222222222222222222")
+        .thread(3, "=====ppppppp====________", "111111111111111111111111")
+        .cpu(1, "333339999999333333333333", &[(9, "stress")])
+        .cpu(2, "222220000000022222222222", &[])
+        .woken_by(1, 2)
+        .woken_by(2, 3);
+    assert_eq!(told_of(&chain)[0], (RunqueueWait, 3, Some(9), 70));
+    // Nobody is known to have woken it, or nothing is known of who did.
+    assert!(told_of(&scene()).contains(&(Blocked, 1, None, 110)));
+    let foreign = told_of(&scene().woken_by(1, 77));
+    assert!(foreign.contains(&(Unexplained, 1, None, 110)), "{foreign:?}");
+}
+
+#[test]
 fn a_laggard_behind_a_hog() {
     let scene = Scene::new(10)
         //          0         1         2
@@ -468,9 +501,12 @@ proptest! {
         tenth in prop::collection::vec(0u8..10, 400),
         more in prop::collection::vec((any::<u8>(), any::<u8>()), 1..30),
         lost_stacks in prop::collection::vec(any::<bool>(), 0..200),
+        wakers in prop::array::uniform2(0u32..5),
     ) {
         let mut scene = machine(&choices);
         say_more(&mut scene, &more);
+        let [first, second] = wakers;
+        let scene = scene.woken_by(1, first).woken_by(2, second).woken_by(3, 2);
         let n = choices.len();
         let mut cuts: Vec<usize> = cuts.iter().map(|i| i.index(n + 1)).collect();
         cuts.sort_unstable();
