@@ -216,9 +216,13 @@ pub(super) fn note_held(
     if rec.go_m == 0 || (procid != 0 && field::<u32>(rec.go_m, procid) != Some(rec.go_procid)) {
         // SAFETY: see `read`.
         let fsbase: u64 = unsafe { read(task, globals::off_task_fsbase()) };
-        find_m(tid.into(), index.into(), fsbase);
+        (rec.go_m, rec.go_p) = (find_m(index.into(), fsbase), 0);
         if rec.go_m == 0 {
             return;
+        }
+        if procid != 0 {
+            // One that cannot be read now differs from the one at the next look.
+            rec.go_procid = field(rec.go_m, procid).unwrap_or(0);
         }
     }
     // `p`, `nextp` and `oldp`, side by side.
@@ -230,10 +234,11 @@ pub(super) fn note_held(
     }
     // A P keeps its place and its number for good (Go `src/runtime/proc.go`, `procresize`).
     if p != rec.go_p {
-        find_p(tid.into(), index.into(), p, in_syscall.into());
-        if p != rec.go_p {
+        let id = find_p(index.into(), rec.go_m, p, in_syscall.into());
+        if id == NO_P {
             return;
         }
+        (rec.go_p, rec.go_p_id) = (p, id as u32);
     }
     if in_syscall {
         let Some(tick) = field::<u32>(rec.go_m, l.m_syscalltick) else { return };
@@ -256,47 +261,30 @@ pub(super) fn note_held(
     rec.held_why = why;
 }
 
-/// Finds the current thread's M by its g. The result says nothing. (A global function in BPF's sense, see
-/// `sched::send_slices`.)
+/// The current thread's M, by its g; 0: none. (A global function in BPF's sense, see `sched::send_slices`.)
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_m(tid: u64, index: u64, fsbase: u64) -> u64 {
+extern "C" fn find_m(index: u64, fsbase: u64) -> u64 {
     let Some(t) = target::config(index as u32) else { return 0 };
     let l = &t.layout;
-    let Some(rec) = THREADS.get_ptr_mut(tid as u32) else { return 0 };
-    // SAFETY: see `sched::record`.
-    let rec = unsafe { &mut *rec };
-    (rec.go_m, rec.go_p) = (0, 0);
-    let Some(g) = field::<u64>(fsbase.wrapping_add(l.tls_g as i64 as u64), 0) else { return 0 };
-    if g == 0 {
-        return 0;
+    match field::<u64>(fsbase.wrapping_add(l.tls_g as i64 as u64), 0) {
+        None | Some(0) => 0,
+        Some(g) => field(g, l.g_m).unwrap_or(0),
     }
-    let Some(m) = field::<u64>(g, l.g_m) else { return 0 };
-    if l.m_procid != 0 {
-        let Some(procid) = field::<u32>(m, l.m_procid) else { return 0 };
-        rec.go_procid = procid;
-    }
-    rec.go_m = m;
-    0
 }
 
-/// Takes `p` for the P of the current thread's M, if it says so itself (in a system call it does not). The result
-/// says nothing.
+const NO_P: u64 = u64::MAX;
+
+/// The number of P `p` of `m`, if it says itself that it is `m`'s (in a system call it does not); else [`NO_P`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_p(tid: u64, index: u64, p: u64, in_syscall: u64) -> u64 {
-    let Some(t) = target::config(index as u32) else { return 0 };
+extern "C" fn find_p(index: u64, m: u64, p: u64, in_syscall: u64) -> u64 {
+    let Some(t) = target::config(index as u32) else { return NO_P };
     let l = &t.layout;
-    let Some(rec) = THREADS.get_ptr_mut(tid as u32) else { return 0 };
-    // SAFETY: see `sched::record`.
-    let rec = unsafe { &mut *rec };
-    if in_syscall == 0 && field::<u64>(p, l.p_m) != Some(rec.go_m) {
-        return 0;
+    if in_syscall == 0 && field::<u64>(p, l.p_m) != Some(m) {
+        return NO_P;
     }
-    let Some(id) = field::<u32>(p, l.p_id) else { return 0 };
-    rec.go_p_id = id;
-    rec.go_p = p;
-    0
+    field::<u32>(p, l.p_id).map_or(NO_P, u64::from)
 }
 
 /// A thread that had a P as it left its CPU runs again: with it, unless that was taken away.
