@@ -371,19 +371,8 @@ impl Path<'_> {
                     CauseKind::SyscallReturn
                 }
                 ThreadState::Blocked => CauseKind::Blocked,
-                ThreadState::BlockedUninterruptible => asleep_in_kernel(piece.syscall),
-                ThreadState::Stopped => CauseKind::StoppedBySignal,
-                ThreadState::RunnableWoken
-                | ThreadState::RunnablePreempted
-                | ThreadState::RunnableYielded => {
-                    let wait = Wait::of(piece.state);
-                    let key =
-                        CauseKey { kind: CauseKind::RunqueueWait, wait, cpu: piece.cpu, ..key };
-                    self.wait(key, piece, s, e);
-                    return;
-                }
-                ThreadState::Unknown | ThreadState::Exited => {
-                    self.charge(unknown, e - s);
+                _ => {
+                    self.kept_off(key, piece, s, e);
                     return;
                 }
             };
@@ -407,36 +396,41 @@ impl Path<'_> {
                 return;
             };
             let own = CauseKey { why: None, ..unknown };
-            let syscall = (piece.syscall >= 0).then_some(piece.syscall);
-            match piece.state {
-                ThreadState::RunnableWoken
-                | ThreadState::RunnablePreempted
-                | ThreadState::RunnableYielded => {
-                    let wait = Wait::of(piece.state);
-                    let kind = CauseKind::RunqueueWait;
-                    self.wait(CauseKey { kind, wait, cpu: piece.cpu, ..own }, piece, s, e);
-                }
-                ThreadState::Running => {
+            match (piece.state, piece.waker()) {
+                (ThreadState::Running, _) => {
                     let rest = self.missed(own, piece, s, e);
                     self.charge(key, rest);
                 }
-                ThreadState::Blocked => match piece.waker() {
-                    Some(next) if more > 0 && piece.syscall == SYS_FUTEX => {
-                        self.lock_of(key, next, s, e, more - 1);
-                    }
-                    _ => self.charge(key, e - s),
-                },
-                ThreadState::BlockedUninterruptible => {
-                    let kind = asleep_in_kernel(piece.syscall);
-                    self.charge(CauseKey { kind, syscall, ..own }, e - s);
+                (ThreadState::Blocked, Some(next)) if more > 0 && piece.syscall == SYS_FUTEX => {
+                    self.lock_of(key, next, s, e, more - 1);
                 }
-                ThreadState::Stopped => {
-                    let kind = CauseKind::StoppedBySignal;
-                    self.charge(CauseKey { kind, syscall, ..own }, e - s);
-                }
-                ThreadState::Unknown | ThreadState::Exited => self.charge(unknown, e - s),
+                (ThreadState::Blocked, _) => self.charge(key, e - s),
+                _ => self.kept_off(own, piece, s, e),
             }
         });
+    }
+
+    /// Charges `[from, to)`, in which a thread neither ran nor slept of its own will.
+    fn kept_off(&mut self, key: CauseKey, piece: &Piece, from: u64, to: u64) {
+        let syscall = (piece.syscall >= 0).then_some(piece.syscall);
+        let key = match piece.state {
+            ThreadState::RunnableWoken
+            | ThreadState::RunnablePreempted
+            | ThreadState::RunnableYielded => {
+                let (kind, wait) = (CauseKind::RunqueueWait, Wait::of(piece.state));
+                self.wait(CauseKey { kind, wait, cpu: piece.cpu, ..key }, piece, from, to);
+                return;
+            }
+            ThreadState::BlockedUninterruptible => {
+                CauseKey { kind: asleep_in_kernel(piece.syscall), syscall, ..key }
+            }
+            ThreadState::Stopped => CauseKey { kind: CauseKind::StoppedBySignal, syscall, ..key },
+            ThreadState::Blocked
+            | ThreadState::Running
+            | ThreadState::Unknown
+            | ThreadState::Exited => CauseKey::unexplained(key.phase, key.tid, NO_EVIDENCE),
+        };
+        self.charge(key, to - from);
     }
 
     /// Charges `[from, to)`, in which the laggard ran, to the code or the system call in which it was found
