@@ -188,8 +188,7 @@ const _: () = {
 };
 
 impl Field {
-    /// The bytes from the field on. A width known to the compiler makes this a load, not a copy loop:
-    /// decoding is most of a report's time.
+    /// The bytes from the field on. A width known to the compiler makes this a load, not a copy loop.
     #[inline(always)]
     fn load<const N: usize>(self, event: &[u8]) -> [u8; N] {
         let at = usize::from(self.0);

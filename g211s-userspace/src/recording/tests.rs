@@ -450,6 +450,38 @@ proptest! {
     }
 
     #[test]
+    fn damaged_columns_do_no_harm(
+        seed in any::<u64>(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        // Good columns, and then what no checksum guards.
+        let events: Vec<Record> = scheduler_stream(60, seed).into_iter().chain(odd_events()).collect();
+        let mut encoder = super::columns::Encoder::new();
+        for record in &events {
+            if let Record::Event(event) = record {
+                encoder.push_event(event);
+            }
+        }
+        let (n, mut raw) = (encoder.records(), Vec::new());
+        encoder.take(&mut raw);
+        for (at, byte) in &damage {
+            let at = at.index(raw.len());
+            raw[at] = *byte;
+        }
+        let mut seen = 0;
+        let mut decoder = super::columns::Decoder::new(raw, n);
+        if let Ok(decoder) = &mut decoder {
+            while let Some(Ok(_)) = decoder.next() {
+                seen += 1;
+                prop_assert!(seen <= n);
+            }
+        }
+        if damage.is_empty() {
+            prop_assert_eq!(seen, n);
+        }
+    }
+
+    #[test]
     fn flipped_bits_are_noticed(flips in proptest::collection::vec((any::<u32>(), 0u8..8), 1..4)) {
         let blocks = three_blocks();
         let mut bytes = file_of("flips", &blocks);
