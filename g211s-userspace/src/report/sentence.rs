@@ -75,7 +75,14 @@ pub fn sentence(stop: &StwReport) -> String {
     };
     let mut clauses: Vec<(String, u64)> = Vec::new();
     for cause in &stop.causes {
-        let words = words(cause, work);
+        let mut words = words(cause, work);
+        // On the stopper's way another thread is only one that the stopper slept for; told, or its part is a riddle.
+        let for_a_lock = cause.phase == Phase::Stopped
+            && cause.tid != stop.stopper_tid
+            && !matches!(cause.kind, CauseKind::RuntimeWork | CauseKind::Unexplained);
+        if for_a_lock {
+            words += ", while the stopper slept until that thread woke it";
+        }
         match clauses.iter_mut().find(|(w, _)| *w == words) {
             Some((_, ns)) => *ns += cause.ns,
             None => clauses.push((words, cause.ns)),
@@ -313,7 +320,7 @@ mod tests {
             end_evidence: EndEvidence::StartNow,
             runtime_stopping_ns: None,
             runtime_total_ns: None,
-            stopper_tid: 1,
+            stopper_tid: 4711,
             stopper_m: None,
             laggard_tid: None,
             laggard_m: None,
@@ -352,6 +359,19 @@ mod tests {
             sentence(&s),
             "GC #812 paused 41 ms: 38 ms were thread 7 (tid 4711) runnable but waiting for CPU 3 \
              behind `stress` (pid 991); 3 ms mark termination."
+        );
+    }
+
+    #[test]
+    fn whom_the_stopper_slept_for() {
+        let mut waits = waiting("stress");
+        waits.phase = Phase::Stopped;
+        let own = CauseReport { tid: 1, ..cause(CauseKind::Blocked, 2_000_000, Phase::Stopped) };
+        let stop = StwReport { stopper_tid: 1, ..stop(vec![waits, own]) };
+        assert_eq!(
+            sentence(&stop),
+            "GC #812 paused 40 ms: 38 ms were thread 7 (tid 4711) runnable but waiting for CPU 3 \
+             behind `stress` (pid 991), while the stopper slept until that thread woke it; 2 ms thread 1 asleep."
         );
     }
 
