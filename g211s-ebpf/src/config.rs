@@ -92,8 +92,8 @@ pub struct TargetConfig {
     /// 1: the target's `gcMarkTermination` is probed, and tells the last stop of a cycle. Else every
     /// stop for mark termination counts as the last.
     pub has_mark_termination: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Offset of `mcache.alloc`, bytes; 0 where allocations are not followed.
+    pub mcache_alloc: u32,
     /// Parks of assists that began before this do not count: their probes were away in between. ns.
     pub assists_since_ns: u64,
     /// Where the runtime keeps who has which P.

@@ -44,6 +44,8 @@ pub enum EventKind {
     Stack = 5,
     /// [`SpanEvent`]: something that took time and is not a thread's scheduler state.
     Span = 6,
+    /// [`AllocEvent`]: the allocator's slow path was reached. In runs that follow allocations alone.
+    Alloc = 7,
 }
 
 impl EventKind {
@@ -56,13 +58,14 @@ impl EventKind {
             4 => Some(Self::Life),
             5 => Some(Self::Stack),
             6 => Some(Self::Span),
+            7 => Some(Self::Alloc),
             _ => None,
         }
     }
 }
 
 /// Number of [`EventKind`]s plus one: classes are counted in arrays indexed by kind.
-pub const EVENT_CLASSES: usize = 7;
+pub const EVENT_CLASSES: usize = 8;
 
 /// Scheduler state of a thread as g211s keeps it.
 #[repr(u8)]
@@ -274,6 +277,20 @@ pub enum Site {
     AssistDone = 15,
     /// `runtime.handoffp`, entry: not streamed. AX: the P that changes hands.
     HandOffP = 16,
+    /// The branch on what `(*mcentral).cacheSpan` returned, in `(*mcache).refill`: a P takes a span to allocate
+    /// small objects from. AX: the `*mspan`. Sent as an [`AllocEvent`].
+    AllocRefill = 17,
+    /// The branch on what `(*mheap).alloc` returned, in `(*mcache).allocLarge`: a large object has its span. AX:
+    /// the `*mspan`. Sent as an [`AllocEvent`].
+    AllocLarge = 18,
+    /// `(*mcache).nextFree`, entry: the next free slot of a span is searched for, once in some 64
+    /// objects. AX: the `*mcache`, BX: the span class. Sent as an [`AllocEvent`].
+    AllocNextFree = 19,
+    /// `runtime.mallocgc` and its size-specialised variants, entry: every allocation. AX: bytes asked for. Summed by
+    /// stack in the kernel.
+    AllocExact = 20,
+    /// An instruction of g211s itself, by which it measures what a hit costs on this machine.
+    Calibrate = 21,
 }
 
 /// Number of [`Site`]s plus one: hits are counted in arrays indexed by site.
@@ -281,7 +298,7 @@ pub const SITES: usize = 32;
 
 impl Site {
     /// All sites, in order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::GcStart,
         Self::StwStop,
         Self::StwStopped,
@@ -298,6 +315,11 @@ impl Site {
         Self::AssistPark,
         Self::AssistDone,
         Self::HandOffP,
+        Self::AllocRefill,
+        Self::AllocLarge,
+        Self::AllocNextFree,
+        Self::AllocExact,
+        Self::Calibrate,
     ];
 
     /// The site with this number, if there is one.
@@ -461,7 +483,52 @@ pub const fn p_of_span(id: u64) -> (u32, u32) {
     (id as u32, (id >> 32) as u32)
 }
 
+/// Addresses that an [`AllocEvent`] holds at most.
+pub const ALLOC_DEPTH: usize = 64;
+/// Bytes of a `runtime.mspan` that an [`AllocEvent`] holds: all fields that matter, on every version.
+pub const SPAN_BYTES: usize = 136;
+
+/// The allocator's slow path was reached by thread `header.tid`, or (at [`Site::AllocExact`]) a stack allocated for
+/// the first time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct AllocEvent {
+    /// `ts_ns`, `tid`, `cpu`: when, who, where.
+    pub header: Header,
+    /// A [`Site`] as a number.
+    pub site: u32,
+    /// Addresses that hold something.
+    pub depth: u32,
+    /// The span: of [`Site::AllocRefill`] and [`Site::AllocLarge`] the one just taken, of [`Site::AllocNextFree`] the
+    /// one in the cache. Of [`Site::AllocExact`]: the stack's number in `ALLOC_STACKS`.
+    pub span: u64,
+    /// [`Site::AllocNextFree`]: the `*mcache`.
+    pub cache: u64,
+    /// [`Site::AllocNextFree`]: the span class.
+    pub class: u64,
+    /// At a function's entry, where frame pointers do not tell the caller yet: the return address. Else 0.
+    pub return_to: u64,
+    /// The span's own bytes, from its start; zero where they could not be read.
+    pub span_bytes: [u8; SPAN_BYTES],
+    /// The stack, innermost first, zero beyond `depth`: the first is the probe's own instruction, the others
+    /// return addresses.
+    pub addresses: [u64; ALLOC_DEPTH],
+}
+
+/// Value of the `ALLOC_STACKS` map: what one stack allocated while every allocation was counted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct AllocSum {
+    /// Objects.
+    pub objects: u64,
+    /// Bytes asked for.
+    pub bytes: u64,
+}
+
 const _: () = {
+    assert!(size_of::<AllocEvent>() == 16 + 8 + 32 + SPAN_BYTES + 8 * ALLOC_DEPTH);
     assert!(size_of::<Header>() == 16);
     assert!(size_of::<ThreadEvent>() == 64);
     assert!(size_of::<StackEvent>() == 128);

@@ -9,6 +9,7 @@ use g211s_ebpf::{
         CpuState, HELD_PS, IrqState, MAX_CPUS, MAX_TARGETS, TARGET_BITS, TargetConfig, ThreadRecord,
     },
     counters::{LossCounters, TargetCounters},
+    event::AllocSum,
     hist::{HISTS, HistData},
     series::{PAGES, Page},
 };
@@ -155,3 +156,11 @@ pub(crate) static LOSS: PerCpuArray<LossCounters> = PerCpuArray::with_max_entrie
 /// One entry: this CPU's interrupts, where they are observed.
 #[map]
 pub(crate) static IRQS: PerCpuArray<IrqState> = PerCpuArray::with_max_entries(1, 0);
+
+/// A stack's number → what it allocated, while every allocation is counted. Resized to one entry where none is.
+#[map]
+pub(crate) static ALLOC_STACKS: HashMap<u64, AllocSum> = HashMap::with_max_entries(65_536, 0);
+
+/// One entry: allocations whose stack found `ALLOC_STACKS` full.
+#[map]
+pub(crate) static ALLOC_OVERFLOW: Array<AllocSum> = Array::with_max_entries(1, 0);

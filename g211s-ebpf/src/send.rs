@@ -39,11 +39,16 @@ pub(crate) fn send<T: 'static>(kind: EventKind, event: T) {
         return;
     };
     slot.write(event);
+    slot.submit(notify(size_of::<T>()));
+}
+
+/// The flags with which an event of so many bytes is submitted.
+#[inline(always)]
+pub(crate) fn notify(bytes: usize) -> u64 {
     let pending = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
     let mark = globals::wake_at();
     // Every event past the mark would be an interrupt each; one that is missed here is made up for
     // by the timer.
-    let passing = pending >= mark && pending < mark + 4 * (size_of::<T>() as u64 + 8);
-    let flags = if passing { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-    slot.submit(u64::from(flags));
+    let passing = pending >= mark && pending < mark + 4 * (bytes as u64 + 8);
+    u64::from(if passing { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }

@@ -56,6 +56,14 @@ pub enum Command {
         g211s goroutines --pid 4242 --json | jq '.groups[] | select(.state == \"chan receive\")'\n\n\
         The process goes on while it is read; what changed meanwhile is read again, and counted.")]
     Goroutines(GoroutinesArgs),
+    /// Say who allocates, by sampling the allocator within a CPU budget (needs root)
+    #[command(after_help = "Examples:\n  \
+        g211s allocs --pid 4242                              30 s, at most 1 % of the process's CPU time\n  \
+        g211s allocs --pid 4242 -o alloc.pb.gz && go tool pprof -top alloc.pb.gz\n  \
+        g211s allocs --pid 4242 --svg flame.svg --budget 5%\n  \
+        g211s allocs --pid 4242 --exact --duration 500ms     count every allocation, for a moment\n  \
+        g211s allocs --from allocs.g211s                     from a file made with --record, without root")]
+    Allocs(AllocsArgs),
     /// List the Go processes of this machine, and what g211s can do with each (root sees all)
     #[command(after_help = "Examples:\n  \
         g211s ps\n  \
@@ -173,6 +181,56 @@ pub struct GoroutinesArgs {
     pub json: bool,
 }
 
+/// Arguments of `allocs`.
+#[derive(Debug, Args)]
+pub struct AllocsArgs {
+    /// Process to look at
+    #[arg(long, value_name = "PID", required_unless_present = "from", conflicts_with = "from")]
+    pub pid: Option<u32>,
+    /// Read a recording instead of a process
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// How long to look [default: 30s; with --exact: 1s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Most of the process's CPU time that the probes may take
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
+    pub budget: f64,
+    /// The densest plan to use: `refill` samples one object in some 8 KB, `next-free` one in up to 64
+    #[arg(long, value_name = "PLAN", default_value = "next-free", conflicts_with_all = ["from", "exact"])]
+    pub plan: AllocPlanArg,
+    /// Count every allocation instead of sampling: exact, and dear as long as it lasts
+    #[arg(long, conflicts_with_all = ["from", "budget"])]
+    pub exact: bool,
+    /// How many call sites to print
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub top: usize,
+    /// Print JSON (schema g211s.allocs/1), all call sites
+    #[arg(long)]
+    pub json: bool,
+    /// Write a profile that `go tool pprof` opens
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Write a flame graph
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Write folded stacks, for other flame graph tools
+    #[arg(long, value_name = "FILE")]
+    pub folded: Option<PathBuf>,
+    /// Also write the recording to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub record: Option<PathBuf>,
+}
+
+/// How densely allocations are sampled at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum AllocPlanArg {
+    /// As a P takes another span.
+    Refill,
+    /// As a P searches for its next free slots.
+    NextFree,
+}
+
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
 pub struct PsArgs {
@@ -235,6 +293,18 @@ fn duration(s: &str) -> Result<Duration, String> {
     Ok(d)
 }
 
+/// Parses `1%`, `0.5%`, `0.01`.
+fn share(s: &str) -> Result<f64, String> {
+    let bad = || format!("`{s}` is no share of CPU time: as in 1%, 0.5%");
+    let (number, unit) = s.strip_suffix('%').map_or((s, 1.0), |n| (n, 0.01));
+    let share = number.trim().parse::<f64>().map_err(|_| bad())? * unit;
+    if share.is_finite() && (0.0001..=1.0).contains(&share) {
+        Ok(share)
+    } else {
+        Err(format!("`{s}` is out of range (0.01% to 100%)"))
+    }
+}
+
 fn ring_bytes(s: &str) -> Result<u32, String> {
     let (digits, unit) = match s.as_bytes().last() {
         Some(b'K' | b'k') => (&s[..s.len() - 1], 1 << 10),
@@ -275,6 +345,15 @@ mod tests {
         assert_eq!(ring_bytes("4096"), Ok(4096));
         for bad in ["", "K", "5000", "2K", "2048M", "99999999999999999999M", "-4K"] {
             assert!(ring_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shares_have_a_range() {
+        assert_eq!(share("1%"), Ok(0.01));
+        assert_eq!(share("0.05"), Ok(0.05));
+        for bad in ["", "%", "0", "101%", "-1%", "NaN", "inf%", "1%%"] {
+            assert!(share(bad).is_err(), "{bad}");
         }
     }
 

@@ -91,6 +91,8 @@ impl Event {
                 SpanWhat::from_u32(e.what).ok_or_else(|| field("what", e.what))?;
                 Ok(Self::Span(e))
             }
+            // Not of this stream: see `allocs::decode`.
+            EventKind::Alloc => Err(DecodeError::Kind(header.kind)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
 
 pub mod agent;
+pub mod allocs;
 pub mod analysis;
 pub mod bpf;
 pub mod census;

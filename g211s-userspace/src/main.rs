@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
@@ -9,9 +10,13 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use g211s::{
     agent::{self, Sinks},
-    census,
-    cli::{AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, PsArgs, RecordArgs, ReportArgs},
+    allocs, census,
+    cli::{
+        AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, PsArgs, RecordArgs,
+        ReportArgs,
+    },
     doctor, ps,
+    record::Record,
     recording::{Reader, Writer},
     report::{Pipeline, Report, Style, text},
     target::{TargetError, procfs::Procfs},
@@ -61,6 +66,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Report(args) => report(&args),
         Command::Doctor(args) => examine(&args),
         Command::Goroutines(args) => goroutines(&args),
+        Command::Allocs(args) => allocations(&args),
         Command::Ps(args) => list(&args),
     }
 }
@@ -123,12 +129,19 @@ fn finish_recording(writer: Option<Writer>, wanted: bool) -> Result<(ExitCode, O
 }
 
 fn report(args: &ReportArgs) -> Result<ExitCode> {
-    let mut reader = Reader::open(&args.file)?;
-    let mut code = ExitCode::SUCCESS;
     let mut pipeline = Pipeline::new("file");
+    let code = replay(&args.file, |record| drop(pipeline.push(record)))?;
+    print_report(&pipeline.finish(), args.json)?;
+    Ok(code)
+}
+
+/// Hands on what is whole of a recording; says what is not, and fails then.
+fn replay(file: &Path, mut push: impl FnMut(Record)) -> Result<ExitCode> {
+    let mut reader = Reader::open(file)?;
+    let mut code = ExitCode::SUCCESS;
     for record in reader.by_ref() {
         match record {
-            Ok(record) => drop(pipeline.push(record)),
+            Ok(record) => push(record),
             Err(e) => {
                 // What is whole is reported; what is not is said.
                 let _ = writeln!(io::stderr(), "g211s: {e}; the report covers what comes before");
@@ -142,11 +155,10 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
             io::stderr(),
             "g211s: {} was cut off ({} bytes after its last whole block are dropped); the report \
              covers what comes before",
-            args.file.display(),
+            file.display(),
             reader.truncated()
         );
     }
-    print_report(&pipeline.finish(), args.json)?;
     Ok(code)
 }
 
@@ -170,6 +182,42 @@ fn goroutines(args: &GoroutinesArgs) -> Result<ExitCode> {
         print(&census::text::text(&document, args.top))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn allocations(args: &AllocsArgs) -> Result<ExitCode> {
+    let mut model = allocs::model::Model::default();
+    let mut code = ExitCode::SUCCESS;
+    if let Some(pid) = args.pid {
+        let mut writer = args.record.as_ref().map(Writer::create).transpose()?;
+        let mut sink = |record: Record| {
+            if let Some(w) = &mut writer
+                && let Err(e) = w.write(&record)
+            {
+                let _ = writeln!(io::stderr(), "g211s: {e}; the run goes on without the recording");
+                writer = None;
+            }
+            model.push(record);
+            Ok(())
+        };
+        runtime()?.block_on(allocs::command::run(args, pid, &mut sink))?;
+        code = finish_recording(writer, args.record.is_some())?.0;
+    } else if let Some(file) = &args.from {
+        code = replay(file, |record| model.push(record))?;
+        if !model.is_of_allocations() {
+            anyhow::bail!(
+                "{} holds no allocations: it was not made by `g211s allocs --record`; `g211s report` may read it",
+                file.display()
+            );
+        }
+    }
+    let document = allocs::schema::document(&model);
+    // OUTPUT
+    if args.json {
+        print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
+    } else {
+        print(&allocs::text::text(&document, args.top))?;
+    }
+    Ok(code)
 }
 
 fn list(args: &PsArgs) -> Result<ExitCode> {

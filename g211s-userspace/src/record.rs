@@ -9,8 +9,14 @@ use g211s_ebpf::event::THREAD_STATES;
 
 use crate::event::Event;
 
+mod alloc;
 mod runtime;
 mod waits;
+
+pub use alloc::{
+    AllocDensity, AllocRun, AllocSample, AllocSamples, AllocStack, AllocState, AllocSums,
+    AllocTotals,
+};
 
 pub use runtime::{
     GcSample, GoroutineSample, HeapSample, Moment, PSample, Reads, RuntimeAccess, RuntimeFeature,
@@ -44,6 +50,16 @@ pub enum Record {
     Runtime(Box<RuntimeSample>),
     /// What the hypervisor took from each CPU so far: when it is different, at most once a second.
     Steal(Box<StealSample>),
+    /// How allocations of one target are followed. Before the records below.
+    AllocRun(Box<AllocRun>),
+    /// A stack that allocates. Comes before the first sample that needs it.
+    AllocStack(Box<AllocStack>),
+    /// Sampled allocations.
+    AllocSamples(Box<AllocSamples>),
+    /// Where the following of allocations stands.
+    AllocState(Box<AllocState>),
+    /// What stacks allocated while every allocation was counted. At the end.
+    AllocSums(Box<AllocSums>),
     /// Something the user must know (a probe refused, a target that exited …), when it happened.
     Notice(Box<Notice>),
     /// How the run ended. Last, and once; missing if the recorder was killed.

@@ -1,5 +1,6 @@
 //! The programs, one file a subject.
 
+pub(crate) mod alloc;
 pub(crate) mod doctor;
 pub(crate) mod goroutine;
 pub(crate) mod netpoll;

@@ -24,10 +24,12 @@ use crate::{
 // Offsets in the x86-64 `struct pt_regs` of the first five integer registers of Go's ABI
 // (Go: cmd/compile/abi-internal.md). Fixed, since the verifier refuses `ctx + variable`.
 pub(super) const AX: usize = 10 * 8;
-const BX: usize = 5 * 8;
+pub(super) const BX: usize = 5 * 8;
 const CX: usize = 11 * 8;
 const SI: usize = 13 * 8;
 const DI: usize = 14 * 8;
+/// The stack pointer.
+pub(super) const SP: usize = 19 * 8;
 
 /// `stwGCMarkTerm` (Go runtime/proc.go, 1.21 to 1.27).
 const REASON_MARK_TERMINATION: u32 = 1;

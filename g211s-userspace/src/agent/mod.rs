@@ -3,7 +3,7 @@
 
 mod console;
 mod governed;
-mod naming;
+pub(crate) mod naming;
 mod run;
 mod waits;
 mod watched;
@@ -96,6 +96,7 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
         threads: resolved.iter().map(|t| 2 * t.threads.len() as u32).sum::<u32>() + 20_480,
         irqs: args.probes.contains(&ExtraProbe::Irq),
         kernel_log: args.kernel_log,
+        allocs: false,
     })?;
     let _stats = if args.bpf_stats { Some(bpf::enable_stats()?) } else { None };
     let mut common = session.attach_sched()?;
@@ -294,7 +295,7 @@ pub(crate) fn stand_back() {
     let _ = unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_BATCH, &raw const param) };
 }
 
-fn host() -> Host {
+pub(crate) fn host() -> Host {
     let text = |r: io::Result<String>| r.map_or_else(|_| "?".into(), |s| s.trim().to_owned());
     Host {
         kernel: text(std::fs::read_to_string("/proc/sys/kernel/osrelease")),

@@ -19,7 +19,7 @@ const MAX_NAMED: usize = 20_000;
 const MAX_LOOKS: u32 = 256;
 
 /// Names the addresses of one target.
-pub(super) struct Naming<'a> {
+pub(crate) struct Naming<'a> {
     target: u8,
     pid: u32,
     binary: &'a Binary,
@@ -32,7 +32,7 @@ pub(super) struct Naming<'a> {
 }
 
 impl<'a> Naming<'a> {
-    pub(super) fn new(procfs: &Procfs, target: u8, pid: u32, binary: &'a Binary) -> Self {
+    pub(crate) fn new(procfs: &Procfs, target: u8, pid: u32, binary: &'a Binary) -> Self {
         let bias = load_bias(procfs, pid, binary).ok();
         Self { target, pid, binary, bias, symbols: None, named: HashSet::new(), looks: 0 }
     }
@@ -49,13 +49,18 @@ impl<'a> Naming<'a> {
         let depth = (event.depth as usize).min(event.addresses.len());
         let mut new = Vec::new();
         for (i, &address) in event.addresses[..depth].iter().enumerate() {
-            let address = address.wrapping_sub(u64::from(i > 0));
-            if self.named.len() < MAX_NAMED && self.named.insert(address) {
-                let frames = self.frames(procfs, address);
-                new.push(SymbolInfo { target: self.target, address, frames });
-            }
+            new.extend(self.name(procfs, address.wrapping_sub(u64::from(i > 0))));
         }
         new
+    }
+
+    /// The name of an address, if it is new.
+    pub(crate) fn name(&mut self, procfs: &Procfs, address: u64) -> Option<SymbolInfo> {
+        if self.named.len() >= MAX_NAMED || !self.named.insert(address) {
+            return None;
+        }
+        let frames = self.frames(procfs, address);
+        Some(SymbolInfo { target: self.target, address, frames })
     }
 
     fn frames(&mut self, procfs: &Procfs, address: u64) -> Vec<SymbolFrame> {

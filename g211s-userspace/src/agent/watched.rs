@@ -155,6 +155,7 @@ pub(super) fn attach_probes(
         close_site,
         has_mark_termination: attached.contains(&Site::GcMarkTermination),
         layout,
+        mcache_alloc: 0,
     };
     Watched {
         record,

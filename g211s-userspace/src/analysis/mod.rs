@@ -3,6 +3,7 @@
 
 pub mod accuracy;
 pub mod aligned;
+pub mod allocations;
 pub mod correlate;
 pub mod delay;
 pub mod goroutine;

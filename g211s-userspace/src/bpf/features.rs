@@ -143,6 +143,7 @@ fn programs() -> Vec<Capability> {
         threads: 1024,
         irqs: true,
         kernel_log: false,
+        allocs: false,
     };
     let session = Session::load(&options);
     let mut all = Vec::new();
@@ -249,6 +250,7 @@ fn uprobes(session: &mut Session) -> Result<String, String> {
         close_site: g211s_ebpf::event::Site::StwStart,
         has_mark_termination: true,
         layout: g211s_ebpf::config::GoLayout::default(),
+        mcache_alloc: 0,
     };
     session.watch(request).map_err(|e| e.to_string())?;
     // The machine may be busy: the quickest of ten batches is what a hit costs.
@@ -303,7 +305,7 @@ unsafe extern "C" fn g211s_probe_me() {
 }
 
 /// Offset in our executable of an address in our memory.
-fn own_offset(address: u64) -> Option<u64> {
+pub(super) fn own_offset(address: u64) -> Option<u64> {
     fs::read_to_string("/proc/self/maps").ok()?.lines().find_map(|l| {
         let mut words = l.split_whitespace();
         let (start, end) = words.next()?.split_once('-')?;

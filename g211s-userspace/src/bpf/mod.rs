@@ -14,7 +14,7 @@ use aya::{
 use g211s_ebpf::{
     config::{CpuState, GoLayout, HELD_PS, TargetConfig, ThreadRecord, target_entry, target_slot},
     counters::{LossCounters, TargetCounters},
-    event::{NO_SYSCALL, Site, ThreadState},
+    event::{AllocSum, NO_SYSCALL, Site, ThreadState},
     hist::{HISTS, HistData},
     series::{PAGES, Page},
 };
@@ -22,6 +22,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::record::{LatenessSource, PollSource, Unavailable};
 
+mod alloc;
+mod calibrate;
 mod error;
 pub mod features;
 pub mod kernel_btf;
@@ -48,6 +50,7 @@ pub const POLLS_UNCOUNTED: &str =
 
 /// What is fixed at load.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent choices of the command line")]
 pub struct LoadOptions {
     /// Runnable waits of at least this are sent one by one, ns.
     pub threshold_ns: u64,
@@ -63,6 +66,8 @@ pub struct LoadOptions {
     pub irqs: bool,
     /// Let the kernel side log (aya-log) to stderr.
     pub kernel_log: bool,
+    /// Allocations will be followed.
+    pub allocs: bool,
 }
 
 /// One uprobe to attach.
@@ -103,6 +108,8 @@ fn probe_program(site: Site) -> &'static str {
     match site {
         Site::AssistPark | Site::AssistDone => "go_assist",
         Site::HandOffP => "go_handoff",
+        Site::AllocRefill | Site::AllocLarge | Site::AllocNextFree | Site::Calibrate => "go_alloc",
+        Site::AllocExact => "go_alloc_exact",
         _ if site.is_counted_only() => "go_count",
         _ => "go_edge",
     }
@@ -123,6 +130,8 @@ pub struct TargetRequest {
     pub has_mark_termination: bool,
     /// Where the runtime keeps who has which P.
     pub layout: GoLayout,
+    /// Offset of `mcache.alloc`, bytes; 0 where allocations are not followed.
+    pub mcache_alloc: u32,
 }
 
 /// `T` as a map value.
@@ -145,6 +154,8 @@ unsafe impl aya::Pod for Pod<LossCounters> {}
 unsafe impl aya::Pod for Pod<HistData> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Pod<Page> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Pod<AllocSum> {}
 
 /// The ring's file descriptor and memory.
 struct Ring(RingBuf<MapData>);
@@ -174,6 +185,7 @@ pub struct Session {
     hists: PerCpuArray<MapData, Pod<HistData>>,
     series: PerCpuArray<MapData, Pod<Page>>,
     loss: PerCpuArray<MapData, Pod<LossCounters>>,
+    alloc: alloc::Sums,
     kernel_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -288,6 +300,9 @@ impl Session {
             .map_max_entries("HISTOGRAMS", targets * HISTS as u32)
             .map_max_entries("HELD", targets * HELD_PS)
             .map_max_entries("SERIES", targets * PAGES);
+        if !options.allocs {
+            loader.map_max_entries("ALLOC_STACKS", 1);
+        }
         let mut ebpf = loader.load(OBJECT).map_err(|e| failed("loading the BPF object", &e))?;
 
         for (name, required, _) in SCHED {
@@ -299,6 +314,11 @@ impl Session {
         }
         for name in ["go_edge", "go_count", "go_assist", "go_handoff"] {
             program::<UProbe>(&mut ebpf, name)?.load().map_err(|e| not_loaded(name, &e))?;
+        }
+        if options.allocs {
+            for name in ["go_alloc", "go_alloc_exact"] {
+                program::<UProbe>(&mut ebpf, name)?.load().map_err(|e| not_loaded(name, &e))?;
+            }
         }
         // Not vital: without, sleeps in polls and late wakes are still the scheduler's to tell.
         let polls = polls::Polls::open(&mut ebpf, &btf);
@@ -332,6 +352,7 @@ impl Session {
             hists: PerCpuArray::try_from(take(&mut ebpf, "HISTOGRAMS")?).map_err(map_error)?,
             series: PerCpuArray::try_from(take(&mut ebpf, "SERIES")?).map_err(map_error)?,
             loss: PerCpuArray::try_from(take(&mut ebpf, "LOSS")?).map_err(map_error)?,
+            alloc: alloc::Sums::new(&mut ebpf)?,
             sampler: sampler::Sampler::new(&mut ebpf)?,
             polls,
             facts,
@@ -483,7 +504,7 @@ impl Session {
             reason_sweep_term: target.reason_sweep_term,
             close_site: target.close_site as u32,
             has_mark_termination: u32::from(target.has_mark_termination),
-            reserved: 0,
+            mcache_alloc: target.mcache_alloc,
             assists_since_ns: 0,
             layout: target.layout,
         };

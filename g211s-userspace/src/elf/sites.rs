@@ -66,6 +66,15 @@ pub struct CodeSite {
     pub emulated: bool,
 }
 
+/// What a call gives back that is branched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallResult {
+    /// A `bool`, in AL.
+    Bool,
+    /// A pointer, in RAX.
+    Pointer,
+}
+
 /// A function's code, decoded from end to end.
 #[derive(Debug)]
 pub struct FunctionCode<'a> {
@@ -145,12 +154,20 @@ impl<'a> FunctionCode<'a> {
         (0..self.insns.len()).filter(|&i| is_call(&self.insns[i])).map(|i| self.site(i)).collect()
     }
 
-    /// After each `call rel32` to `target`: the branch on its result, a `test al, al` and then a jcc that the
-    /// kernel emulates, with nothing but padding between.
+    /// After each `call rel32` to `target`: the branch on its `result` (AL or RAX), a `test` of it with itself and
+    /// then a jcc that the kernel emulates, with nothing but padding between.
     ///
     /// # Errors
     /// [`SiteError::NoBranch`] where a call is followed by anything else, or the branch is jumped to.
-    pub fn branches_after(&self, target: u64) -> Result<Vec<CodeSite>, SiteError> {
+    pub fn branches_after(
+        &self,
+        target: u64,
+        result: CallResult,
+    ) -> Result<Vec<CodeSite>, SiteError> {
+        let result = match result {
+            CallResult::Bool => Register::AL,
+            CallResult::Pointer => Register::RAX,
+        };
         let entered: Vec<u64> = self.insns.iter().filter_map(direct_target).collect();
         let branch = |call: usize| {
             // The assembler keeps branches off the ends of cache lines (Go `cmd/internal/obj/x86/asm6.go`).
@@ -160,8 +177,8 @@ impl<'a> FunctionCode<'a> {
             let (test, jump) = (next(call + 1)?, next(next(call + 1)? + 1)?);
             let (test, jcc) = (&self.insns[test], &self.insns[jump]);
             let tests = test.mnemonic() == Mnemonic::Test
-                && test.op0_register() == Register::AL
-                && test.op1_register() == Register::AL;
+                && test.op0_register() == result
+                && test.op1_register() == result;
             let within = |target: &u64| (self.insns[call].next_ip()..=jcc.ip()).contains(target);
             let fits = tests
                 && jcc.flow_control() == FlowControl::ConditionalBranch
@@ -453,23 +470,24 @@ mod tests {
     fn the_branch_on_a_calls_result() {
         // call +0x100; test al,al; je +2; jmp +0; ret
         let b = [0xe8, 0, 1, 0, 0, 0x84, 0xc0, 0x74, 2, 0xeb, 0, 0xc3];
-        let sites = code(&b).branches_after(VA + 5 + 0x100).expect("has one");
+        let sites = code(&b).branches_after(VA + 5 + 0x100, CallResult::Bool).expect("has one");
         assert_eq!(sites.len(), 1);
         assert_eq!((sites[0].offset, sites[0].emulated), (7, true));
-        assert_eq!(code(&b).branches_after(VA).expect("no such call"), []);
+        assert_eq!(code(&b).branches_after(VA, CallResult::Bool).expect("no such call"), []);
         // call; nop [rax+rax]; test al,al; je
         let mut padded = b[..5].to_vec();
         padded.extend([0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0]);
         padded.extend(&b[5..]);
-        let sites = code(&padded).branches_after(VA + 5 + 0x100).expect("has one");
+        let sites =
+            code(&padded).branches_after(VA + 5 + 0x100, CallResult::Bool).expect("has one");
         assert_eq!(sites[0].offset, 15);
         // call; test ecx,ecx; je …: of another result
         let other = [0xe8, 0, 1, 0, 0, 0x85, 0xc9, 0x74, 0, 0xc3];
-        let refused = code(&other).branches_after(VA + 5 + 0x100);
+        let refused = code(&other).branches_after(VA + 5 + 0x100, CallResult::Bool);
         assert_eq!(refused, Err(SiteError::NoBranch(0)));
         // A loop comes back to the branch without the call.
         let entered = [0xe8, 0, 1, 0, 0, 0x84, 0xc0, 0x74, 0, 0xeb, 0xfc, 0xc3];
-        let refused = code(&entered).branches_after(VA + 5 + 0x100);
+        let refused = code(&entered).branches_after(VA + 5 + 0x100, CallResult::Bool);
         assert_eq!(refused, Err(SiteError::NoBranch(0)));
     }
 

@@ -7,7 +7,7 @@ use g211s_ebpf::event::Site;
 
 use super::{Binary, Code, NEWEST_CHECKED_MINOR};
 use crate::elf::pclntab::Function;
-use crate::elf::sites::{CodeSite, FunctionCode};
+use crate::elf::sites::{CallResult, CodeSite, FunctionCode};
 use crate::record::{AttachedProbe, Unavailable};
 
 const GC_START: &str = "runtime.gcStart";
@@ -21,6 +21,7 @@ const REFILL: &str = "runtime.(*mcache).refill";
 const CACHE_SPAN: &str = "runtime.(*mcentral).cacheSpan";
 const ALLOC_LARGE: &str = "runtime.(*mcache).allocLarge";
 const NEXT_FREE: &str = "runtime.(*mcache).nextFree";
+const HEAP_ALLOC: &str = "runtime.(*mheap).alloc";
 const MALLOC_GC: &str = "runtime.mallocgc";
 const ASSIST: &str = "runtime.gcAssistAlloc";
 const PARK_ASSIST: &str = "runtime.gcParkAssist";
@@ -165,6 +166,11 @@ pub fn site_name(site: Site) -> &'static str {
         Site::AssistPark => "assist_park",
         Site::AssistDone => "assist_done",
         Site::HandOffP => "hand_off_p",
+        Site::AllocRefill => "alloc_refill",
+        Site::AllocLarge => "alloc_large",
+        Site::AllocNextFree => "alloc_next_free",
+        Site::AllocExact => "alloc_exact",
+        Site::Calibrate => "calibrate",
     }
 }
 
@@ -191,6 +197,11 @@ pub fn site_costs(site: Site) -> &'static str {
             "goroutines that were stalled in mark assists are not told"
         }
         Site::HandOffP => "Ps kept by threads in system calls are not told",
+        Site::AllocRefill => "who allocates small objects is not told",
+        Site::AllocLarge => "who allocates objects of more than 32 KiB is not told",
+        Site::AllocNextFree => "allocations are sampled less densely (one in 7.6 KB or so)",
+        Site::AllocExact => "allocations cannot be counted one by one",
+        Site::Calibrate => "what a probe's hit costs here is assumed, not measured",
     }
 }
 
@@ -238,7 +249,7 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
         planner.entry(Site::McacheNextFree, NEXT_FREE);
     }
     if options.mallocgc {
-        planner.mallocgc();
+        planner.mallocgc(Site::MallocGc);
     }
     if let Some(name) = &options.custom {
         if name.starts_with(FIPS_MODULE) {
@@ -284,6 +295,56 @@ pub fn plan(binary: &Binary, options: &PlanOptions) -> Result<ProbePlan, Nothing
         });
     }
     Ok(plan)
+}
+
+/// The probes that tell who allocates, from the densest to the cheapest.
+#[derive(Clone, Debug, Default)]
+pub struct AllocPlan {
+    /// Every allocation ([`Site::AllocExact`]).
+    pub exact: Vec<PlannedProbe>,
+    /// One small object in some 64 ([`Site::AllocNextFree`]).
+    pub next_free: Vec<PlannedProbe>,
+    /// One small object a span, i.e. in some 8 KB ([`Site::AllocRefill`]).
+    pub refill: Vec<PlannedProbe>,
+    /// Every large object ([`Site::AllocLarge`]).
+    pub large: Vec<PlannedProbe>,
+    /// What is missing, why, and what that costs the user.
+    pub unavailable: Vec<Unavailable>,
+}
+
+/// Plans the probes for allocations.
+///
+/// [`Site::AllocRefill`] sits on the branch on what `cacheSpan` returned, where AX is the span and the stack is the
+/// allocating goroutine's own: `call; test rax, rax; je` in `refill` from 1.21.13 to 1.27.3, in `nextFree` where a
+/// profile-guided build has inlined `refill` into it (seen with 1.24.11). [`Site::AllocLarge`] likewise, after
+/// `(*mheap).alloc` in `allocLarge` (Go `src/runtime/mcache.go`).
+///
+/// # Errors
+/// [`NothingToProbe`] where small objects cannot be followed at all.
+pub fn plan_allocs(binary: &Binary) -> Result<AllocPlan, NothingToProbe> {
+    binary.known_runtime().map_err(|why| NothingToProbe(why.to_string()))?;
+    let options = PlanOptions::default();
+    let mut planner = Planner::new(binary, &options);
+    planner.branches(Site::AllocRefill, &[REFILL, NEXT_FREE], CACHE_SPAN);
+    planner.branches(Site::AllocLarge, &[ALLOC_LARGE], HEAP_ALLOC);
+    planner.entry(Site::AllocNextFree, NEXT_FREE);
+    planner.mallocgc(Site::AllocExact);
+    let mut plan = planner.plan;
+    let inlined = inlined(binary, &plan.probes);
+    plan.probes.retain(|p| inlined.iter().all(|(site, _)| *site != p.site));
+    plan.unavailable.extend(inlined.into_iter().map(|(_, told)| told));
+    if plan.of(Site::AllocRefill).next().is_none() {
+        let whys: Vec<String> = plan.unavailable.into_iter().map(|u| u.why).collect();
+        return Err(NothingToProbe(whys.join("; ")));
+    }
+    let of = |site| plan.of(site).cloned().collect();
+    Ok(AllocPlan {
+        exact: of(Site::AllocExact),
+        next_free: of(Site::AllocNextFree),
+        refill: of(Site::AllocRefill),
+        large: of(Site::AllocLarge),
+        unavailable: plan.unavailable,
+    })
 }
 
 /// The sites that stops and cycles are put together from.
@@ -393,6 +454,7 @@ impl<'a> Planner<'a> {
             CACHE_SPAN,
             ALLOC_LARGE,
             NEXT_FREE,
+            HEAP_ALLOC,
             MALLOC_GC,
             ASSIST,
             PARK_ASSIST,
@@ -475,6 +537,27 @@ impl<'a> Planner<'a> {
         Ok(calls)
     }
 
+    /// The branches on what `callee` returns (a pointer), in those of `callers` that call it.
+    fn branches(&mut self, site: Site, callers: &[&str], callee: &str) {
+        let target = match self.functions.get(callee).map(Vec::as_slice) {
+            Some([f]) => f.entry,
+            _ => return self.missing(site, format!("{callee} is not a function of its own here")),
+        };
+        let mut whys = Vec::new();
+        for caller in callers {
+            let found = self.with_code(caller, |code| {
+                code.branches_after(target, CallResult::Pointer)
+                    .map_err(|e| format!("{caller}: {e}"))
+            });
+            match found.map(|at| at.into_iter().flatten().collect::<Vec<_>>()) {
+                Ok(at) if at.is_empty() => whys.push(format!("{caller} does not call {callee}")),
+                Ok(at) => return self.add(site, caller, at),
+                Err(why) => whys.push(why),
+            }
+        }
+        self.missing(site, whys.join("; "));
+    }
+
     fn stopped(&mut self) {
         if self.binary.version.at_least(23) {
             return;
@@ -522,7 +605,8 @@ impl<'a> Planner<'a> {
             Some([park]) => {
                 let park = park.entry;
                 self.with_code(ASSIST, |code| {
-                    code.branches_after(park).map_err(|e| format!("{ASSIST}: {e}"))
+                    code.branches_after(park, CallResult::Bool)
+                        .map_err(|e| format!("{ASSIST}: {e}"))
                 })
             }
             _ => Err(format!("{PARK_ASSIST} is not a function of its own here")),
@@ -542,14 +626,15 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn mallocgc(&mut self) {
-        self.entry(Site::MallocGc, MALLOC_GC);
+    /// `mallocgc` and what stands beside it.
+    fn mallocgc(&mut self, site: Site) {
+        self.entry(site, MALLOC_GC);
         let variants: Vec<Function<'a>> =
             self.binary.functions.with_prefix(MALLOC_GC).filter(is_size_class_variant).collect();
         for f in variants {
             let Ok(name) = std::str::from_utf8(f.name) else { continue };
             self.functions.insert(name, vec![f]);
-            self.entry(Site::MallocGc, name);
+            self.entry(site, name);
         }
     }
 }

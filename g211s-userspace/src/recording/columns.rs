@@ -288,6 +288,11 @@ pub(super) fn json_of(record: &Record) -> Option<(u8, &'static str, serde_json::
         Record::Symbol(r) => (FIRST_JSON_TAG + 9, "symbol", serde_json::to_vec(r)),
         Record::Steal(r) => (FIRST_JSON_TAG + 12, "steal", serde_json::to_vec(r)),
         Record::Waits(r) => (FIRST_JSON_TAG + 13, "waits", serde_json::to_vec(r)),
+        Record::AllocRun(r) => (FIRST_JSON_TAG + 14, "allocation run", serde_json::to_vec(r)),
+        Record::AllocStack(r) => (FIRST_JSON_TAG + 15, "allocating stack", serde_json::to_vec(r)),
+        Record::AllocSamples(r) => (FIRST_JSON_TAG + 16, "allocations", serde_json::to_vec(r)),
+        Record::AllocState(r) => (FIRST_JSON_TAG + 17, "allocation state", serde_json::to_vec(r)),
+        Record::AllocSums(r) => (FIRST_JSON_TAG + 18, "allocation sums", serde_json::to_vec(r)),
     })
 }
 
@@ -305,6 +310,11 @@ fn from_json(tag: u8, json: &[u8]) -> Result<Record, &'static str> {
         9 => serde_json::from_slice(json).map(Record::Symbol),
         12 => serde_json::from_slice(json).map(Record::Steal),
         13 => serde_json::from_slice(json).map(Record::Waits),
+        14 => serde_json::from_slice(json).map(Record::AllocRun),
+        15 => serde_json::from_slice(json).map(Record::AllocStack),
+        16 => serde_json::from_slice(json).map(Record::AllocSamples),
+        17 => serde_json::from_slice(json).map(Record::AllocState),
+        18 => serde_json::from_slice(json).map(Record::AllocSums),
         _ => return Err("unknown record type"),
     }
     .map_err(|_| "a record's JSON does not fit its type")

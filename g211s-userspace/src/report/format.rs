@@ -23,6 +23,24 @@ pub fn maybe(ns: Option<u64>) -> String {
     ns.map_or_else(|| "–".to_owned(), duration)
 }
 
+/// A size: `950 B`, `1.5 KiB`, `123 MiB`.
+pub fn bytes(n: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let (mut value, mut unit) = (n as f64 / 1024.0, 0);
+    while value >= 1023.95 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value < 9.995 {
+        format!("{value:.1} {}", units[unit])
+    } else {
+        format!("{value:.0} {}", units[unit])
+    }
+}
+
 /// A count with separators: `1,234,567`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -88,6 +106,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn sizes_are_in_powers_of_1024() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(1 << 20), "1.0 MiB");
+        assert_eq!(bytes(300 << 20), "300 MiB");
+        assert_eq!(bytes(u64::MAX), "16 EiB");
+    }
 
     #[test]
     fn durations() {

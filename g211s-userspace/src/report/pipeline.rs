@@ -347,6 +347,12 @@ impl Pipeline {
                     t.waits.apply(&waits);
                 }
             }
+            // Theirs is another report: see `allocs`.
+            Record::AllocRun(_)
+            | Record::AllocStack(_)
+            | Record::AllocSamples(_)
+            | Record::AllocState(_)
+            | Record::AllocSums(_) => {}
             Record::Hists(hists) => {
                 state.last_ns = state.last_ns.max(hists.ts_ns);
                 if let Some(t) = state.targets.get_mut(usize::from(hists.target)) {

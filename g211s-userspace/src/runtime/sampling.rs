@@ -67,7 +67,11 @@ pub fn access(runtime: &Runtime<ProcessMemory>) -> RuntimeAccess {
     }
 }
 
-fn open_runtime(
+/// A target's runtime, with every feature checked.
+///
+/// # Errors
+/// Why its memory cannot be read as a Go runtime's.
+pub fn open_runtime(
     procfs: &Procfs,
     target: &ResolvedTarget,
 ) -> Result<Runtime<ProcessMemory>, String> {

@@ -1,0 +1,3 @@
+module g211s.test/allocs
+
+go 1.21
