@@ -13,6 +13,7 @@ pub mod go;
 pub mod governor;
 pub mod model;
 pub mod order;
+pub mod profile;
 pub mod ps;
 pub mod record;
 pub mod recording;

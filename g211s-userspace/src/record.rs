@@ -369,7 +369,7 @@ pub struct SymbolInfo {
 }
 
 /// A function at an address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SymbolFrame {
     /// Its name.
     pub function: String,

@@ -306,6 +306,7 @@ pub const WANTED: &[(&str, &[&str])] = &[
     ("runtime.specialprofile", &["special", "b"]),
     ("runtime.bucket", &["next", "allnext", "typ", "hash", "size", "nstk"]),
     ("runtime.memRecord", &["active", "future"]),
+    ("runtime.memRecordCycle", &["allocs", "frees", "alloc_bytes", "free_bytes"]),
     (
         "runtime.sudog",
         &[
