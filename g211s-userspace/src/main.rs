@@ -211,7 +211,7 @@ fn allocations(args: &AllocsArgs) -> Result<ExitCode> {
         }
     }
     let document = allocs::schema::document(&model);
-    // OUTPUT
+    allocs::output::write(args, &model, &document)?;
     if args.json {
         print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
     } else {

@@ -85,70 +85,94 @@ pub(crate) fn go_alloc(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Every allocation: summed by stack; a stack that is new is sent.
+/// Callers by which stacks are told apart where every allocation is counted: what the program's own stack has room for.
+const TOLD: usize = 40;
+
+/// Every allocation: summed by stack; a stack that is new is sent. (A record of the ring that is thrown away takes its room
+/// until user space comes by, so only then is one reserved.)
 #[uprobe]
 pub(crate) fn go_alloc_exact(ctx: ProbeContext) -> u32 {
+    const BPF_NOEXIST: u64 = 1;
     let id = bpf_get_current_pid_tgid();
-    let Some(index) = target::of((id >> 32) as u32) else { return 0 };
-    let site = Site::AllocExact as u64;
+    // SAFETY: a helper without preconditions.
+    let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let calibrates = site == Site::Calibrate as u64;
+    let index = if calibrates {
+        0
+    } else {
+        let Some(index) = target::of((id >> 32) as u32) else { return 0 };
+        index
+    };
     count(index, site);
     let bytes = reg::<AX>(&ctx);
     // Takes nothing from the heap: `zerobase`.
     if bytes == 0 {
         return 0;
     }
+    // SAFETY: a checked read of user memory.
+    let return_to = unsafe { bpf_probe_read_user(reg::<SP>(&ctx) as *const u64) }.unwrap_or(0);
+    let key = stack_key(&ctx, return_to, index);
+    if let Some(sum) = ALLOC_STACKS.get_ptr_mut(key) {
+        // SAFETY: a value of a preallocated map, of which nothing is removed while targets are watched.
+        let sum = unsafe { &mut *sum };
+        add(&mut sum.objects, 1);
+        add(&mut sum.bytes, bytes);
+        return 0;
+    }
+    if ALLOC_STACKS.insert(key, AllocSum { objects: 1, bytes }, BPF_NOEXIST).is_err() {
+        // Another CPU was first, or there is no room.
+        let sum = ALLOC_STACKS.get_ptr_mut(key).or_else(|| ALLOC_OVERFLOW.get_ptr_mut(0));
+        if let Some(sum) = sum {
+            // SAFETY: as above; an array's value stays as well.
+            let sum = unsafe { &mut *sum };
+            add(&mut sum.objects, 1);
+            add(&mut sum.bytes, bytes);
+        }
+        return 0;
+    }
+    if calibrates {
+        return 0;
+    }
     let Some(loss) = loss() else { return 0 };
+    add(&mut loss.produced[EventKind::Alloc as usize], 1);
     let Some(mut slot) = EVENTS.reserve::<AllocEvent>(0) else {
         add(&mut loss.lost[EventKind::Alloc as usize], 1);
-        add(&mut loss.produced[EventKind::Alloc as usize], 1);
         return 0;
     };
-    let depth = fill(slot.as_mut_ptr(), &ctx, id, index, site);
-    // SAFETY: `fill` has set all of it; a checked read of user memory.
-    let key = unsafe {
+    fill(slot.as_mut_ptr(), &ctx, id, index, site);
+    // SAFETY: `fill` has set all of it.
+    unsafe {
         let e = slot.as_mut_ptr();
-        (*e).return_to = bpf_probe_read_user(reg::<SP>(&ctx) as *const u64).unwrap_or(0);
-        let mut key = mix((*e).return_to, u64::from(index));
-        let mut i = 0;
-        while i < ALLOC_DEPTH {
-            if i >= depth {
-                break;
-            }
-            key = mix((*e).addresses[i], key);
-            i += 1;
-        }
+        (*e).return_to = return_to;
         (*e).span = key;
-        key
-    };
-    if let Some(sum) = ALLOC_STACKS.get_ptr_mut(key) {
-        // SAFETY: a value of a preallocated map, of which nothing is ever removed.
-        let sum = unsafe { &mut *sum };
-        add(&mut sum.objects, 1);
-        add(&mut sum.bytes, bytes);
-        slot.discard(0);
-        return 0;
     }
-    const BPF_NOEXIST: u64 = 1;
-    if ALLOC_STACKS.insert(key, AllocSum { objects: 1, bytes }, BPF_NOEXIST).is_ok() {
-        add(&mut loss.produced[EventKind::Alloc as usize], 1);
-        slot.submit(notify(size_of::<AllocEvent>()));
-        return 0;
-    }
-    slot.discard(0);
-    // Another CPU was first, or there is no room.
-    let sum = ALLOC_STACKS.get_ptr_mut(key).or_else(|| ALLOC_OVERFLOW.get_ptr_mut(0));
-    if let Some(sum) = sum {
-        // SAFETY: as above; an array's value stays as well.
-        let sum = unsafe { &mut *sum };
-        add(&mut sum.objects, 1);
-        add(&mut sum.bytes, bytes);
-    }
+    slot.submit(notify(size_of::<AllocEvent>()));
     0
 }
 
-/// Sets all of an event, with the stack of the hit; returns how many addresses it has.
+/// A number for the current stack.
 #[inline(always)]
-fn fill(event: *mut AllocEvent, ctx: &ProbeContext, id: u64, index: u32, site: u64) -> usize {
+fn stack_key(ctx: &ProbeContext, return_to: u64, index: u32) -> u64 {
+    let mut addresses = [0_u64; TOLD];
+    let (at, size) = (addresses.as_mut_ptr().cast::<core::ffi::c_void>(), (TOLD * 8) as u32);
+    // SAFETY: room for `size` bytes; the helper writes no more.
+    let written = unsafe { bpf_get_stack(ctx.as_ptr(), at, size, u64::from(BPF_F_USER_STACK)) };
+    let depth = if written < 0 { 0 } else { written as usize / 8 };
+    let mut key = mix(return_to, u64::from(index));
+    let mut i = 0;
+    while i < TOLD {
+        if i >= depth {
+            break;
+        }
+        key = mix(addresses[i], key);
+        i += 1;
+    }
+    key
+}
+
+/// Sets all of an event, with the stack of the hit.
+#[inline(always)]
+fn fill(event: *mut AllocEvent, ctx: &ProbeContext, id: u64, index: u32, site: u64) {
     const BYTES: u32 = (ALLOC_DEPTH * 8) as u32;
     // SAFETY: room in the ring for one event. The helpers have no other preconditions; the last one writes at most
     // `BYTES` bytes, and the rest is zeroed by it only on failure, so that is done here.
@@ -175,7 +199,6 @@ fn fill(event: *mut AllocEvent, ctx: &ProbeContext, id: u64, index: u32, site: u
         let written = bpf_get_stack(ctx.as_ptr(), addresses, BYTES, u64::from(BPF_F_USER_STACK));
         let depth = if written < 0 { 0 } else { (written as usize / 8).min(ALLOC_DEPTH) };
         (*event).depth = depth as u32;
-        depth
     }
 }
 

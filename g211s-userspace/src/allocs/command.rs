@@ -99,7 +99,7 @@ pub async fn run(
     let procs =
         runtime.address(Global::Gomaxprocs).and_then(|at| runtime.u32_at(at)).unwrap_or(1) as usize;
     let mut unavailable = plan.unavailable.clone();
-    let cost_ns = session.calibrate().unwrap_or_else(|e| {
+    let cost_ns = session.calibrate(args.exact).unwrap_or_else(|e| {
         unavailable.push(Unavailable {
             feature: "calibrate".into(),
             why: e.to_string(),

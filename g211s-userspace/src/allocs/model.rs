@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use crate::analysis::allocations::Allocations;
+use crate::profile::is_of_runtime;
 use crate::record::{Notice, Record, RunEnd, RunStart, SymbolFrame};
 
 /// Named addresses that are kept at most, whatever a file holds.
@@ -71,7 +72,7 @@ impl Model {
     pub fn site(&self, id: u32) -> Option<&SymbolFrame> {
         let mut outermost = None;
         for (_, frame) in self.stack(id) {
-            if !is_runtime(&frame.function) {
+            if !is_of_runtime(&frame.function) {
                 return Some(frame);
             }
             // `goexit` and the like are nobody's call site.
@@ -81,11 +82,6 @@ impl Model {
         }
         outermost
     }
-}
-
-/// Whether a function is of package runtime or of those that it is made of.
-pub fn is_runtime(function: &str) -> bool {
-    ["runtime.", "internal/runtime/", "runtime/internal/"].iter().any(|p| function.starts_with(p))
 }
 
 fn is_root(function: &str) -> bool {

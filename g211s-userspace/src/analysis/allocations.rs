@@ -190,7 +190,7 @@ impl Allocations {
                 if class == 0 { counted.large_bytes } else { n.saturating_mul(self.size(class)) };
             bytes += size;
             objects += n;
-            if !self.cells.keys().any(|(_, c, _)| *c == class) {
+            if !self.run.exact && !self.cells.keys().any(|(_, c, _)| *c == class) {
                 o.unsampled_bytes += size;
             }
         }
@@ -347,7 +347,7 @@ fn estimate(
     }
     let mut z = Z;
     if !always && looks.len() > 1 {
-        let between = jackknife(cells, strata, looks);
+        let between = jackknife(cells, &classes, strata, looks);
         if between > variance {
             variance = between;
             z = student(looks.len() - 1);
@@ -357,33 +357,26 @@ fn estimate(
     e
 }
 
-/// The variance of a group's bytes by leaving out one look at a time.
+/// The variance of a group's bytes by leaving out one look at a time. `classes`: what all looks add up to.
 fn jackknife(
     cells: &HashMap<(u8, u32), Cell>,
+    classes: &BTreeMap<u8, Cell>,
     strata: &HashMap<u8, Stratum>,
     looks: &[u32],
 ) -> f64 {
+    let without = |look: u32| -> f64 {
+        let of_class = |(class, mine): (&u8, &Cell)| {
+            let s = strata.get(class)?;
+            let rest = s.all.weight - s.looks.get(&look).map_or(0.0, |c| c.weight);
+            let mine = mine.weight - cells.get(&(*class, look)).map_or(0.0, |c| c.weight);
+            (rest > 0.0).then(|| s.unit * s.total * mine / rest)
+        };
+        classes.iter().filter_map(of_class).sum()
+    };
     let n = looks.len() as f64;
-    let without: Vec<f64> = looks
-        .iter()
-        .map(|look| {
-            strata
-                .iter()
-                .map(|(class, s)| {
-                    let rest = s.all.weight - s.looks.get(look).map_or(0.0, |c| c.weight);
-                    let mine: f64 = looks
-                        .iter()
-                        .filter(|l| *l != look)
-                        .filter_map(|l| cells.get(&(*class, *l)))
-                        .map(|c| c.weight)
-                        .sum();
-                    if rest > 0.0 { s.unit * s.total * mine / rest } else { 0.0 }
-                })
-                .sum()
-        })
-        .collect();
-    let mean = without.iter().sum::<f64>() / n;
-    (n - 1.0) / n * without.iter().map(|x| (x - mean).powi(2)).sum::<f64>()
+    let all: Vec<f64> = looks.iter().map(|look| without(*look)).collect();
+    let mean = all.iter().sum::<f64>() / n;
+    (n - 1.0) / n * all.iter().map(|x| (x - mean).powi(2)).sum::<f64>()
 }
 
 /// Two-sided 95 % of Student's t (Abramowitz and Stegun 26.7.5, an expansion about the normal; 1 and 2 degrees, where

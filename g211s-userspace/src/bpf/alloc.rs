@@ -37,4 +37,13 @@ impl Session {
         let Pod(overflow) = self.alloc.overflow.get(&0, 0).map_err(refused)?;
         Ok((all, overflow))
     }
+
+    /// Forgets all that was summed. Not while a target is watched.
+    pub(super) fn forget_alloc_sums(&mut self) {
+        let keys: Vec<u64> = self.alloc.stacks.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            // What is gone already is as well.
+            let _ = self.alloc.stacks.remove(&key);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use g211s_ebpf::event::{SPAN_BYTES, Site};
 
-use super::{BpfError, ProbeRequest, Session, features::own_offset};
+use super::{BpfError, ProbeRequest, Session, features::own_offset, probe_program};
 
 /// Calls in a batch, and batches: the median counts, since the machine may be busy.
 const CALLS: u32 = 200;
@@ -40,11 +40,11 @@ core::arch::global_asm!(
 );
 
 impl Session {
-    /// Measures a hit, ns.
+    /// Measures a hit, ns; `exact`: of the probes that count every allocation.
     ///
     /// # Errors
     /// [`BpfError`] if the probe is refused.
-    pub fn calibrate(&mut self) -> Result<u64, BpfError> {
+    pub fn calibrate(&mut self, exact: bool) -> Result<u64, BpfError> {
         let refused = |why: &str| BpfError::Other {
             what: "measuring a probe's cost".into(),
             why: why.into(),
@@ -68,16 +68,19 @@ impl Session {
             begin.elapsed().as_nanos() as u64
         };
         let bare = median((0..BATCHES).map(|_| batch()).collect());
-        let probe = self.attach_probe(&ProbeRequest {
+        let request = ProbeRequest {
             site: Site::Calibrate,
             file: "/proc/self/exe".into(),
             file_offset: offset,
             pid: std::process::id(),
-        })?;
+        };
+        let program = if exact { "go_alloc_exact" } else { probe_program(Site::Calibrate) };
+        let probe = self.attach_to(program, &request)?;
         // The first hits pay for what is cold.
         batch();
         let hit = median((0..BATCHES).map(|_| batch()).collect());
         drop(super::detach(vec![probe]));
+        self.forget_alloc_sums();
         Ok((hit.saturating_sub(bare) / u64::from(CALLS)).max(1))
     }
 }

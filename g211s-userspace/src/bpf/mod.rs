@@ -468,7 +468,10 @@ impl Session {
     /// # Errors
     /// [`BpfError`] with the kernel's reason.
     pub fn attach_probe(&mut self, probe: &ProbeRequest) -> Result<ProbeHandle, BpfError> {
-        let name = probe_program(probe.site);
+        self.attach_to(probe_program(probe.site), probe)
+    }
+
+    fn attach_to(&mut self, name: &str, probe: &ProbeRequest) -> Result<ProbeHandle, BpfError> {
         let what = || {
             format!(
                 "attaching to {}+{:#x} for {:?}",

@@ -12,7 +12,6 @@ import (
 	"math/rand"
 	"os"
 	"os/signal"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -152,7 +151,7 @@ func main() {
 		}
 	}()
 	out := bufio.NewWriter(os.Stdout)
-	fmt.Fprintf(out, "ready %d %s\n", os.Getpid(), runtime.Version())
+	fmt.Fprintln(out, "listening none")
 	out.Flush()
 	var line strings.Builder
 	for {
