@@ -22,7 +22,7 @@ pub const LOOK: Duration = Duration::from_millis(50);
 /// The time over which the rate of probes that stay is taken.
 const RATE_OVER: Duration = Duration::from_secs(1);
 /// Hits beyond the budget count for at most so long a rest.
-const LONGEST_REST: Duration = Duration::from_secs(60);
+const LONGEST_REST: Duration = Duration::from_mins(1);
 
 /// What to do with the probes now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
