@@ -1,12 +1,14 @@
 //! Keeps affordable what is hit very often (the probes in the allocator's slow path and in mark assists; the tracepoints of
-//! all the host's system calls): exact while hits are few, short looks at intervals when they are many.
-//! Decides from counts and times alone; must not know how a probe is attached.
+//! all the host's system calls): exact while hits are few, looks at intervals when they are many. Where hits are only
+//! counted, short looks say as much as long ones. Where each hit may be the one that matters, the whole budget is
+//! spent: hits that were not needed are saved up, and a look lasts until they are used up. Decides from counts and times alone; must not know how a probe is attached.
 
 use std::time::Duration;
 
 /// Hits a second up to which the allocator's probes stay attached: about 0.4 % of one CPU at 2 µs a hit.
 pub const EXACT_ALLOCATIONS: u64 = 2_000;
-/// Hits a second up to which the probes of mark assists stay attached (two a park): as much again.
+/// Hits a second up to which the probes of mark assists stay attached (two a park): as much again. Assists come in
+/// bursts, some of 50 ms and more, so the mean over a rest and a look counts.
 pub const EXACT_ASSISTS: u64 = 2_000;
 /// System calls of the host a second up to which their tracepoints stay attached: about as much, at 64 to
 /// 80 ns each (measured on 6.18, `getppid` in a loop).
@@ -19,6 +21,8 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub const LOOK: Duration = Duration::from_millis(50);
 /// The time over which the rate of probes that stay is taken.
 const RATE_OVER: Duration = Duration::from_secs(1);
+/// Hits beyond the budget count for at most so long a rest.
+const LONGEST_REST: Duration = Duration::from_mins(1);
 
 /// What to do with the probes now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,10 @@ pub enum Action {
 #[derive(Clone, Debug)]
 pub struct Governor {
     exact_up_to: u64,
+    /// Hits that may be saved up; 0: none, and only the rate decides.
+    savings: i128,
+    /// Hits saved up to when the probes were attached or last settled, or owed.
+    saved: i128,
     attached_since: Option<u64>,
     hits_then: u64,
     attached_ns: u64,
@@ -50,6 +58,8 @@ impl Governor {
     pub fn new(exact_up_to: u64) -> Self {
         Self {
             exact_up_to,
+            savings: 0,
+            saved: 0,
             attached_since: None,
             hits_then: 0,
             attached_ns: 0,
@@ -59,8 +69,19 @@ impl Governor {
         }
     }
 
+    /// Probes that may stay attached as long as their hits are so many a second in the mean, over looks and rests.
+    pub fn saving(exact_up_to: u64) -> Self {
+        let savings = budget(exact_up_to, ns(LOOK_EVERY));
+        Self { savings, saved: savings, ..Self::new(exact_up_to) }
+    }
+
     /// The probes have been attached.
     pub fn attached(&mut self, now: u64, hits: u64) {
+        if self.attached_since.is_none() && self.sampling {
+            // What was hit while they were being detached was paid for, too.
+            let more = hits.saturating_sub(self.hits_then);
+            self.saved = self.saved_after(now.saturating_sub(self.detached_at), more);
+        }
         self.attached_since = Some(now);
         self.hits_then = hits;
     }
@@ -78,7 +99,20 @@ impl Governor {
         self.detached_at = u64::MAX;
     }
 
+    /// What is saved after so long and so many hits.
+    fn saved_after(&self, ns: u64, hits: u64) -> i128 {
+        if self.savings == 0 {
+            return 0;
+        }
+        let saved = self.saved + budget(self.exact_up_to, ns) - i128::from(hits);
+        saved.clamp(-budget(self.exact_up_to, self::ns(LONGEST_REST)), self.savings)
+    }
+
     fn settle(&mut self, now: u64, hits: u64) {
+        if let Some(since) = self.attached_since {
+            let (ns, hits) = (now.saturating_sub(since), hits.saturating_sub(self.hits_then));
+            self.saved = self.saved_after(ns, hits);
+        }
         self.attached_ns = self.attached_ns(now);
         self.counted = self.counted(hits);
         self.attached_since = self.attached_since.map(|_| now);
@@ -87,18 +121,18 @@ impl Governor {
 
     /// What is to be done at `now`. To be asked every [`LOOK`] or so while it looks, else every 100 ms.
     pub fn decide(&mut self, now: u64, hits: u64) -> Action {
-        let ns = |d: Duration| d.as_nanos() as u64;
         let Some(since) = self.attached_since else {
-            let rested = now.saturating_sub(self.detached_at) >= ns(LOOK_EVERY);
+            let rest = now.saturating_sub(self.detached_at);
+            let more = hits.saturating_sub(self.hits_then);
+            let rested = rest >= ns(LOOK_EVERY) && self.saved_after(rest, more) >= 0;
             return if rested { Action::Attach } else { Action::Keep };
         };
         let looked = now.saturating_sub(since);
         if looked < ns(LOOK) {
             return Action::Keep;
         }
-        let rate =
-            u128::from(hits.saturating_sub(self.hits_then)) * 1_000_000_000 / u128::from(looked);
-        if rate > u128::from(self.exact_up_to) {
+        let hit = hits.saturating_sub(self.hits_then);
+        if self.saved + budget(self.exact_up_to, looked) < i128::from(hit) {
             return Action::Detach;
         }
         // The rate of the last second or so, not of the whole stay, decides.
@@ -133,6 +167,15 @@ impl Governor {
     pub fn is_sampling(&self) -> bool {
         self.sampling
     }
+}
+
+fn ns(d: Duration) -> u64 {
+    d.as_nanos() as u64
+}
+
+/// Hits that so many a second come to in so long.
+fn budget(a_second: u64, ns: u64) -> i128 {
+    i128::from(a_second) * i128::from(ns) / 1_000_000_000
 }
 
 #[cfg(test)]
@@ -185,6 +228,43 @@ mod tests {
         assert!(taken <= 60 * 50_000 / 20, "{taken} hits are more than the budget");
         let estimate = g.counted(hits) * 60_000 * MS / g.attached_ns(60_000 * MS);
         assert!(estimate.abs_diff(3_000_000) < 300_000, "{estimate} for 3,000,000");
+    }
+
+    #[test]
+    fn bursts_are_paid_from_what_was_saved() {
+        let bursts = |g: &mut Governor| {
+            g.attached(0, 0);
+            let mut hits = 0;
+            for n in 0..20 {
+                for step in 1..=100 {
+                    // 100 ms with 10,000 hits a second, then nothing: 1,000 in the mean.
+                    hits += if g.is_attached() && step <= 10 { 100 } else { 0 };
+                    let now = (n * 1_000 + step * 10) * MS;
+                    if g.decide(now, hits) == Action::Detach {
+                        g.detached(now, hits);
+                    }
+                }
+            }
+            g.attached_ns(20_000 * MS) == 20_000 * MS
+        };
+        assert!(bursts(&mut Governor::saving(EXACT_ASSISTS)));
+        assert!(!bursts(&mut Governor::new(EXACT_ASSISTS)));
+    }
+
+    #[test]
+    fn the_budget_is_spent_and_kept() {
+        const SECONDS: u64 = 120;
+        for rate in [2_500, 10_000, 50_000, 500_000, 5_000_000] {
+            let mut g = Governor::saving(EXACT_ASSISTS);
+            g.attached(0, 0);
+            let mut hits = 0;
+            let taken = run(&mut g, 0, SECONDS, rate, &mut hits);
+            let budget = EXACT_ASSISTS * SECONDS;
+            // Within a look of 50 ms nothing is decided, and as much as is saved may be gone at the end.
+            let more = 5 * EXACT_ASSISTS + rate / 10 + rate / 200;
+            assert!(taken <= budget + more, "{taken} hits at {rate} a second");
+            assert!(taken * 10 >= budget * 7, "{taken} hits at {rate} a second, of {budget}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::proc::{Proc, output_of};
@@ -103,8 +103,21 @@ pub fn command(version: &str) -> Result<PathBuf> {
     Ok(go)
 }
 
+/// Where workloads are that were built elsewhere: the guests of `cargo xtask vm` have neither Go nor its sources.
+pub const BUILT_ELSEWHERE: &str = "G211S_WORKLOADS";
+
+/// Where a workload is in the folder that [`BUILT_ELSEWHERE`] names.
+pub fn place_of(name: &str, version: &str, mode: Mode) -> PathBuf {
+    PathBuf::from(format!("{version}-{}", mode.name())).join(name)
+}
+
 /// Builds `workloads/NAME`, or finds it built; its path.
 pub fn build(name: &str, version: &str, mode: Mode) -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(BUILT_ELSEWHERE) {
+        let file = PathBuf::from(folder).join(place_of(name, version, mode));
+        ensure!(file.exists(), "no {} in {BUILT_ELSEWHERE}", file.display());
+        return Ok(file);
+    }
     let source = crate::root().join("tests/workloads").join(name);
     let hash = hash_of(&source)?;
     let folder = crate::target_dir()

@@ -99,6 +99,8 @@ pub struct Wait {
     pub start_ns: u64,
     /// How long.
     pub ns: u64,
+    /// The goroutine, where the report has it.
+    pub goid: Option<u64>,
 }
 
 /// A stop of the world.
@@ -264,6 +266,13 @@ impl Report {
         Ok(verdict.context("/goroutine_delays/saturation/verdict is no string")?.to_owned())
     }
 
+    /// The figures that this verdict is made from.
+    pub fn saturation_figures(&self) -> Result<BTreeMap<String, u64>> {
+        let figures = self.at("/goroutine_delays/saturation/figures")?.as_object();
+        let figures = figures.context("/goroutine_delays/saturation/figures is no object")?;
+        Ok(figures.iter().filter_map(|(k, v)| Some((k.clone(), number(v)?))).collect())
+    }
+
     /// The largest preemption delay: how long, and who had the CPU.
     pub fn worst_preemption(&self) -> Result<(u64, Vec<Culprit>)> {
         let largest = self.at("/delays/largest")?.as_array().context("/delays/largest: no list")?;
@@ -366,7 +375,11 @@ fn text(value: &Value) -> Option<String> {
 }
 
 fn wait(value: &Value) -> Option<Wait> {
-    Some(Wait { start_ns: number(&value["start_ns"])?, ns: number(&value["ns"])? })
+    Some(Wait {
+        start_ns: number(&value["start_ns"])?,
+        ns: number(&value["ns"])?,
+        goid: number(&value["goid"]),
+    })
 }
 
 fn cause(value: &Value) -> Option<Cause> {

@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// How long g211s observes in each trial, in ms
     #[arg(long, default_value_t = 2500)]
     window: u64,
+    /// Neither install nor build anything, as in the guests of `cargo xtask vm`
+    #[arg(long)]
+    prepared: bool,
     /// Write every trial with its affected pauses to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -67,10 +70,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         // Now, and not after half an hour.
         replaced(&std::fs::read_to_string(page).with_context(|| page.display().to_string())?, "")?;
     }
-    setup::run(setup::Purpose::Test)?;
-    // The harness takes a binary that is given.
-    if std::env::var_os("G211S_BIN").is_none() {
-        toolchain::build_binary()?;
+    if !options.prepared {
+        setup::run(setup::Purpose::Test)?;
+        // The harness takes a binary that is given.
+        if std::env::var_os("G211S_BIN").is_none() {
+            toolchain::build_binary()?;
+        }
     }
     kernel::prepare(&[])?;
     let (mut rows, mut failed) = (Vec::new(), 0);

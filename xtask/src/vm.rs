@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use crate::{setup, toolchain};
 
 mod initramfs;
+mod lab;
 mod network;
 
 use initramfs::Initramfs;
@@ -39,9 +40,9 @@ pub(crate) struct Options {
     /// CPUs of the machine
     #[arg(long, default_value_t = 2)]
     cpus: u32,
-    /// How long the machine may take in all, in seconds
-    #[arg(long, default_value_t = 180)]
-    timeout: u64,
+    /// How long the machine may take in all, in seconds; if not given: as long as the scenario should
+    #[arg(long)]
+    timeout: Option<u64>,
     /// The g211s to run there, instead of one that is built first
     #[arg(long, env = "G211S_BIN")]
     binary: Option<PathBuf>,
@@ -65,6 +66,8 @@ enum Scenario {
     Doctor,
     /// A server whose sockets become ready while all its threads are busy
     Net,
+    /// Some of the fault laboratory: how much of all stops' time is unexplained
+    Lab,
 }
 
 impl Scenario {
@@ -72,7 +75,7 @@ impl Scenario {
     fn workloads(self) -> &'static [&'static str] {
         match self {
             Self::Attach => &["gcstorm"],
-            Self::Doctor => &[],
+            Self::Doctor | Self::Lab => &[],
             Self::Net => &["netlate"],
         }
     }
@@ -94,7 +97,13 @@ impl Scenario {
                  > /out/report.json 2> /out/g211s.txt; rc=$?; \
                  kill $pid; wait $pid; exit $rc"
             ),
+            Self::Lab => lab::script(seconds),
         }
+    }
+
+    /// How long the machine may take in all.
+    fn patience(self) -> Duration {
+        Duration::from_secs(if self == Self::Lab { 1200 } else { 180 })
     }
 }
 
@@ -132,7 +141,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(unknown) = chosen.iter().find(|k| !KERNELS.contains(k)) {
         bail!("no kernel {unknown}: there are {}", KERNELS.join(" and "));
     }
-    setup::run(setup::Purpose::Demo)?;
+    // The laboratory's workload is built with several versions of Go.
+    let lab = options.command.is_empty() && options.scenario == Scenario::Lab;
+    setup::run(if lab { setup::Purpose::Test } else { setup::Purpose::Demo })?;
     setup::vm(&chosen)?;
     let binary = options.binary.clone().map_or_else(toolchain::build_binary, Ok)?;
     for version in chosen {
@@ -174,6 +185,9 @@ impl Guest {
         let mut workloads: Vec<&str> = options.workload.iter().map(String::as_str).collect();
         let script = if options.command.is_empty() {
             workloads.extend(options.scenario.workloads());
+            if options.scenario == Scenario::Lab {
+                lab::files(&mut fs)?;
+            }
             options.scenario.script(options.seconds)
         } else {
             options.command.join(" ")
@@ -198,7 +212,8 @@ impl Guest {
     fn run(&self, options: &Options) -> Result<()> {
         let results = self.folder.join("out.tar.gz");
         let mut qemu = Command::new(kernel::find("qemu-system-x86_64").context("no qemu")?);
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1G", "-display", "none"]);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-display", "none"]);
+        qemu.args(["-m", if options.scenario == Scenario::Lab { "2G" } else { "1G" }]);
         qemu.args(["-no-reboot", "-nodefaults", "-monitor", "none"]);
         qemu.args(["-smp", &options.cpus.to_string(), "-serial", "stdio", "-serial"]);
         qemu.arg(format!("file:{}", results.display()));
@@ -209,7 +224,9 @@ impl Guest {
         ]);
         println!("vm: booting {}", self.image.display());
         let began = Instant::now();
-        let code = watch(Proc::spawn(&mut qemu)?, Duration::from_secs(options.timeout))?;
+        let patience =
+            options.timeout.map_or_else(|| options.scenario.patience(), Duration::from_secs);
+        let code = watch(Proc::spawn(&mut qemu)?, patience)?;
         println!("vm: done after {:.1} s", began.elapsed().as_secs_f64());
         let out = self.folder.join("out");
         let mut tar = Command::new("tar");
@@ -223,6 +240,9 @@ impl Guest {
                 let told = std::fs::read_to_string(out.join("workload.txt"))?;
                 network::check(&report, &told)?;
             }
+        }
+        if options.command.is_empty() && options.scenario == Scenario::Lab {
+            lab::check(&out)?;
         }
         ensure!(code == 0, "the scenario ended with {code}");
         Ok(())

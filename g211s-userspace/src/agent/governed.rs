@@ -18,9 +18,9 @@ pub(super) struct Governed {
 }
 
 impl Governed {
-    /// None yet; `exact_up_to` as [`Governor::new`].
-    pub(super) fn new(sites: &'static [Site], exact_up_to: u64) -> Self {
-        Self { sites, probes: Vec::new(), governor: Governor::new(exact_up_to) }
+    /// None yet.
+    pub(super) fn new(sites: &'static [Site], governor: Governor) -> Self {
+        Self { sites, probes: Vec::new(), governor }
     }
 
     /// Whether a site is one of these.

@@ -11,7 +11,7 @@ use super::{governed::Governed, now_ns, waits::WaitsReader};
 use crate::{
     bpf::{ProbeHandle, ProbeRequest, SAMPLER_HZ, Session, TargetRequest},
     go::{Binary, plan},
-    governor::{EXACT_ALLOCATIONS, EXACT_ASSISTS},
+    governor::{EXACT_ALLOCATIONS, EXACT_ASSISTS, Governor},
     model::reason::StwReason,
     record::{Moment, Record, StackSource, Target, ThreadInfo, Unavailable},
     runtime::{
@@ -98,8 +98,8 @@ pub(super) fn attach_probes(
     let plan = plan::plan_or_why(&resolved.binary, options);
     record.unavailable.extend(plan.unavailable);
     let mut attached = Vec::new();
-    let mut allocs = Governed::new(ALLOCS, EXACT_ALLOCATIONS);
-    let mut assists = Governed::new(ASSISTS, EXACT_ASSISTS);
+    let mut allocs = Governed::new(ALLOCS, Governor::new(EXACT_ALLOCATIONS));
+    let mut assists = Governed::new(ASSISTS, Governor::saving(EXACT_ASSISTS));
     let mut probes = Vec::new();
     // Without an edge that ends a stop, its beginning would open a window for ever.
     let has_end = plan.probes.iter().any(|p| matches!(p.site, Site::StwStart | Site::StwEnd));

@@ -1,6 +1,9 @@
 //! The report's section on what kept goroutines waiting outside of stops. Must not know how it is printed.
 
-use g211s_ebpf::{event::Site, hist::Hist};
+use g211s_ebpf::{
+    event::{Site, ThreadState},
+    hist::Hist,
+};
 
 use super::{
     build::{Histograms, Names, SAMPLED_SLACK_NS},
@@ -194,13 +197,25 @@ impl Parts<'_> {
         report
     }
 
+    /// On CPUs in all. The histogram has a stay when it is over, the kernel's sums have those under way, too: a thread
+    /// that is alone on its CPU may never leave it.
+    fn threads_ran_ns(&self) -> u64 {
+        let totals = &self.model.totals;
+        if totals.is_empty() {
+            return self.runqueue.on_cpu.total_ns;
+        }
+        sum(totals.values().map(|t| t.state_ns[ThreadState::Running as usize]))
+    }
+
     fn saturation(&self) -> SaturationReport {
         let busy = self.model.samples.busy();
+        let window_ns = self.window.duration_ns;
         let figures = Figures {
             latency_p99_ns: self.model.samples.latency_p99_ns(),
             threshold_ns: self.threshold_ns,
             threads_waited_ns: self.runqueue.all.total_ns,
-            threads_ran_ns: self.runqueue.on_cpu.total_ns,
+            threads_ran_ns: self.threads_ran_ns(),
+            ps_ns: busy.gomaxprocs.map(|n| window_ns.saturating_mul(n.into())),
             ..busy
         };
         SaturationReport {
@@ -208,8 +223,8 @@ impl Parts<'_> {
             rule: format!(
                 "by_its_own_goroutines: goroutines' p99 wait to run (the runtime's own count) is at least \
                  the threshold, the threads waited for CPUs at most {WAITED_PERCENT} % of the time they \
-                 ran, all Ps ran Go code in at least {BUSY_PERCENT} % of {MIN_SAMPLES} samples or more, \
-                 and at least one goroutine a sample was ready and on no P"
+                 ran, all Ps ran Go code in at least {BUSY_PERCENT} % of {MIN_SAMPLES} samples or more (or the \
+                 threads were on CPUs for as large a share of all Ps' time), and at least one goroutine a sample was ready and on no P"
             ),
             figures,
         }

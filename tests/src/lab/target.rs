@@ -18,7 +18,7 @@ use crate::service::{Launch, Service};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The Go versions that seeds choose from: those that `cargo xtask setup` has.
-const VERSIONS: [&str; 3] = [go::NEW, go::MIDDLE, go::OLD];
+pub const VERSIONS: [&str; 3] = [go::NEW, go::MIDDLE, go::OLD];
 
 /// How to start it in a mode.
 pub fn launch(mode: &str, seed: u64) -> Launch {

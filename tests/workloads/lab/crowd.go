@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
 	"runtime"
 	"runtime/metrics"
 	"sync"
@@ -14,8 +16,11 @@ type node struct {
 }
 
 // storm allocates from several goroutines as fast as it goes over a live heap full of pointers: the
-// collector cannot keep up, and who allocates has to help it. Each logs the allocations that took long.
+// collector cannot keep up, and who allocates has to help it. Each logs the allocations that took long, under its
+// number.
 func storm(s Settings, log *Log) error {
+	// The log shall not grow in the storm: that would be one more allocation that stalls, and none that is logged.
+	log.spans = make([]Span, 0, 1<<16)
 	var live []*node
 	for i := 0; i < 16*8; i++ {
 		var head *node
@@ -27,11 +32,12 @@ func storm(s Settings, log *Log) error {
 	for i := 0; i < s.count; i++ {
 		go func() {
 			var mine *node
+			kind := "allocation-" + goroutine()
 			for n := 0; ; n++ {
 				from := now()
 				mine = &node{next: mine}
 				if took := now() - from; took >= int64(time.Millisecond) {
-					log.add(Span{"allocation", from, from + took, 0})
+					log.add(Span{kind, from, from + took, 0})
 				}
 				if n%4096 == 0 {
 					mine = nil
@@ -44,6 +50,16 @@ func storm(s Settings, log *Log) error {
 		return seconds("/cpu/classes/gc/mark/assist:cpu-seconds")
 	})
 	return nil
+}
+
+// goroutine is the number of the calling one, as tracebacks have it.
+func goroutine() string {
+	var text [64]byte
+	fields := bytes.Fields(text[:runtime.Stack(text[:], false)])
+	if len(fields) < 2 {
+		panic(fmt.Sprintf("no goroutine in %q", text))
+	}
+	return string(fields[1])
 }
 
 func seconds(name string) int64 {

@@ -3,7 +3,9 @@
 
 use serde::Serialize;
 
-/// Of the samples, this share must have found all Ps running Go code, in per cent.
+/// Of the samples, this share must have found all Ps running Go code, or for this share of all Ps' time threads must
+/// have been on CPUs, in per cent. A sample is a moment a second, so a short run has few, and one that fell into a
+/// breath of the program's must not decide.
 pub const BUSY_PERCENT: u64 = 75;
 /// Threads that waited for a CPU for at most this share of the time they were on one were not in want of CPUs, in
 /// per cent.
@@ -22,6 +24,8 @@ pub struct Figures {
     pub threads_waited_ns: u64,
     /// They were on CPUs, ns.
     pub threads_ran_ns: u64,
+    /// GOMAXPROCS × the window: as long could Ps run goroutines; null where GOMAXPROCS is not known or changed, ns.
+    pub ps_ns: Option<u64>,
     /// Samples that tell every P's status.
     pub samples: u64,
     /// Of them, those in which all Ps ran Go code.
@@ -64,8 +68,11 @@ pub fn saturation(f: &Figures) -> Saturation {
     if f.samples < MIN_SAMPLES || f.samples_of_goroutines < MIN_SAMPLES {
         return Saturation::Unknown;
     }
-    let busy = f.samples_all_running * 100 >= f.samples * BUSY_PERCENT;
-    if busy && f.runnable_sum >= f.samples_of_goroutines {
+    let found = f.samples_all_running * 100 >= f.samples * BUSY_PERCENT;
+    // Threads without a P run as well, in C or in long system calls. But then a P is idle, and no goroutine stays ready.
+    let ran = u128::from(f.threads_ran_ns) * 100;
+    let busy = f.ps_ns.is_some_and(|ns| ran >= u128::from(ns) * u128::from(BUSY_PERCENT));
+    if (found || busy) && f.runnable_sum >= f.samples_of_goroutines {
         Saturation::ByItsOwnGoroutines
     } else {
         Saturation::Unexplained
@@ -81,6 +88,7 @@ mod tests {
         threshold_ns: 1_000_000,
         threads_waited_ns: 10,
         threads_ran_ns: 1000,
+        ps_ns: Some(2000),
         samples: 10,
         samples_all_running: 8,
         samples_of_goroutines: 10,
@@ -100,5 +108,12 @@ mod tests {
         assert_eq!(of(Figures { samples_of_goroutines: 0, ..FLOOD }), Saturation::Unknown);
         assert_eq!(of(Figures { samples_all_running: 7, ..FLOOD }), Saturation::Unexplained);
         assert_eq!(of(Figures { runnable_sum: 9, ..FLOOD }), Saturation::Unexplained);
+        let few = Figures { samples_all_running: 5, ..FLOOD };
+        let by_time = |ps_ns| of(Figures { ps_ns, ..few });
+        assert_eq!(by_time(Some(1333)), Saturation::ByItsOwnGoroutines);
+        assert_eq!(by_time(Some(1334)), Saturation::Unexplained);
+        assert_eq!(by_time(None), Saturation::Unexplained);
+        let none = Figures { runnable_sum: 9, ps_ns: Some(1000), ..few };
+        assert_eq!(of(none), Saturation::Unexplained);
     }
 }
