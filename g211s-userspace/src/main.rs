@@ -10,8 +10,13 @@ use clap::Parser as _;
 use g211s::{
     agent::{self, Sinks},
     census,
-    cli::{AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, PsArgs, RecordArgs, ReportArgs},
-    doctor, ps,
+    cli::{
+        AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand, PsArgs,
+        RecordArgs, ReportArgs,
+    },
+    doctor, heap,
+    profile::table::Look,
+    ps,
     recording::{Reader, Writer},
     report::{Pipeline, Report, Style, text},
     target::{TargetError, procfs::Procfs},
@@ -61,6 +66,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Report(args) => report(&args),
         Command::Doctor(args) => examine(&args),
         Command::Goroutines(args) => goroutines(&args),
+        Command::Heap(args) => heap_of(&args),
         Command::Ps(args) => list(&args),
     }
 }
@@ -80,13 +86,16 @@ fn print(text: &str) -> Result<()> {
     Ok(())
 }
 
+/// <https://no-color.org>: any value that is not empty.
+fn is_plain() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+}
+
 fn print_report(report: &Report, json: bool) -> Result<()> {
     if json {
         print(&(report.to_json()? + "\n"))
     } else {
-        // https://no-color.org: any value that is not empty.
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        let ansi = io::stdout().is_terminal() && !plain;
+        let ansi = io::stdout().is_terminal() && !is_plain();
         print(&text(report, if ansi { Style::Ansi } else { Style::Plain }))
     }
 }
@@ -168,6 +177,38 @@ fn goroutines(args: &GoroutinesArgs) -> Result<ExitCode> {
         print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
     } else {
         print(&census::text::text(&document, args.top))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How tables are to look on our output.
+fn look() -> Look {
+    let is_terminal = io::stdout().is_terminal();
+    let width =
+        terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+    Look { width: width.filter(|_| is_terminal), colour: is_terminal && !is_plain() }
+}
+
+fn heap_of(args: &HeapArgs) -> Result<ExitCode> {
+    match (&args.command, &args.take) {
+        (Some(HeapCommand::Diff(args)), _) => {
+            let difference = heap::command::compare(args)?;
+            if args.json {
+                print(&(serde_json::to_string_pretty(&difference)? + "\n"))?;
+            } else {
+                print(&difference.text(args.top, look()))?;
+            }
+        }
+        (None, Some(args)) => {
+            let document = heap::command::take(args)?;
+            if args.json {
+                print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
+            } else {
+                print(&heap::text::text(&document, args.top, look()))?;
+            }
+        }
+        // clap has refused that.
+        (None, None) => anyhow::bail!("a process is needed: g211s heap --pid PID"),
     }
     Ok(ExitCode::SUCCESS)
 }

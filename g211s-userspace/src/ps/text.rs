@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Figure, List, Process};
-use crate::report::format::{clean, count, plural, short};
+use crate::report::format::{bytes, clean, count, plural, short};
 
 const COMM: usize = 15;
 const MODULE: usize = 44;
@@ -128,38 +128,5 @@ fn reasons(out: &mut String, list: &List) {
         let more =
             if pids.len() > 8 { format!(" and {} more", pids.len() - 8) } else { String::new() };
         let _ = writeln!(out, "{}{more}: {line}", shown.join(", "));
-    }
-}
-
-/// `950 B`, `12.3 MiB`.
-fn bytes(n: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if n < 1024 {
-        return format!("{n} B");
-    }
-    let (mut value, mut unit) = (n as f64 / 1024.0, 0);
-    while value >= 1023.95 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if value < 9.995 {
-        format!("{value:.1} {}", units[unit])
-    } else {
-        format!("{value:.0} {}", units[unit])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(1 << 20), "1.0 MiB");
-        assert_eq!(bytes(300 << 20), "300 MiB");
-        assert_eq!(bytes(u64::MAX), "16 EiB");
     }
 }
