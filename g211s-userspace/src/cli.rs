@@ -239,7 +239,7 @@ pub struct HeapDiffArgs {
     /// How many sites to print
     #[arg(long, value_name = "N", default_value = "20")]
     pub top: usize,
-    /// Print JSON (schema g211s.heap_diff/1), all sites
+    /// Print JSON (schema `g211s.heap_diff/1`), all sites
     #[arg(long)]
     pub json: bool,
 }

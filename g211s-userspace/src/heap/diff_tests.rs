@@ -53,7 +53,7 @@ fn what_grew_most_comes_first() {
     let sum: i64 = difference.sites.iter().map(|g| g.inuse_bytes.grown).sum();
     assert_eq!(sum, difference.grown_bytes);
     assert!(difference.notes.is_empty(), "{:?}", difference.notes);
-    let text = difference.text(1, Default::default());
+    let text = difference.text(1, crate::profile::table::Look::default());
     assert!(text.contains("main.leak  main.go:7") && text.contains("in 2 further sites"), "{text}");
     assert!(build(&after, &before).notes[0].contains("wrong order"));
 }

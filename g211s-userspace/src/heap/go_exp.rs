@@ -5,6 +5,7 @@
 const LN2_UPPER: f64 = 0.693_147_180_559_662_956_511_601_805_686_950_683_593_75;
 const LN2_LOWER: f64 = 0.282_352_905_630_315_771_225_884_481_750_134_360_255_254_120_68e-12;
 /// Of the Taylor series of exp(x) - 1, divided by x: from x^7 to x^0.
+#[expect(clippy::excessive_precision, reason = "the digits of Go's source")]
 const SERIES: [f64; 8] = [
     2.480_158_730_158_730_158_7e-5,
     1.984_126_984_126_984_127_0e-4,

@@ -63,6 +63,7 @@ fn gamma_quantile(shape: f64, level: f64) -> f64 {
 
 /// Regularised lower incomplete gamma function `P(a, x)`: its series below the mean, its continued fraction above
 /// (DLMF 8.7.1, 8.9.2; Lentz's method).
+#[expect(clippy::many_single_char_names, reason = "the formula's own letters")]
 fn gamma_cdf(a: f64, x: f64) -> f64 {
     if x <= 0.0 {
         return 0.0;
