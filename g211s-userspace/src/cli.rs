@@ -18,7 +18,8 @@ use clap::{Args, Parser, Subcommand};
         g211s report stall.g211s                       the same report, later, anywhere, without root\n  \
         g211s doctor --pid 4242                        what works on this kernel and this binary, and why\n  \
         g211s ps                                       the Go processes here\n  \
-        g211s goroutines --pid 4242                    its goroutines by creation site and state"
+        g211s goroutines --pid 4242                    its goroutines by creation site and state\n  \
+        g211s heap --pid 4242                          which lines of its code hold the heap"
 )]
 pub struct Cli {
     /// What to do.
@@ -64,6 +65,14 @@ pub enum Command {
         g211s allocs --pid 4242 --exact --duration 500ms     count every allocation, for a moment\n  \
         g211s allocs --from allocs.g211s                     from a file made with --record, without root")]
     Allocs(AllocsArgs),
+    /// Tell which lines of a process's code hold its heap, without stopping it (needs root)
+    #[command(after_help = "Examples:\n  \
+        g211s heap --pid 4242                         what is in use and was allocated, by line\n  \
+        g211s heap --pid 4242 -o heap.pb.gz           and for `go tool pprof heap.pb.gz`\n  \
+        g211s heap --pid 4242 --json > before.json; sleep 600\n  \
+        g211s heap --pid 4242 --json > after.json && g211s heap diff before.json after.json\n\n\
+        The figures are those of the memory profile that the Go runtime keeps by itself.")]
+    Heap(HeapArgs),
     /// List the Go processes of this machine, and what g211s can do with each (root sees all)
     #[command(after_help = "Examples:\n  \
         g211s ps\n  \
@@ -231,6 +240,68 @@ pub enum AllocPlanArg {
     NextFree,
 }
 
+/// Arguments of `heap`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct HeapArgs {
+    /// Something else than taking a snapshot.
+    #[command(subcommand)]
+    pub command: Option<HeapCommand>,
+    /// What to take.
+    #[command(flatten)]
+    pub take: Option<HeapTakeArgs>,
+}
+
+/// The subcommands of `heap`.
+#[derive(Debug, Subcommand)]
+pub enum HeapCommand {
+    /// Compare two snapshots: what has grown, by line (no root, any machine)
+    #[command(after_help = "Examples:\n  \
+        g211s heap diff before.json after.json\n  \
+        g211s heap diff before.pb.gz after.pb.gz --json | jq '.sites[:5]'")]
+    Diff(HeapDiffArgs),
+}
+
+/// Arguments of `heap` itself.
+#[derive(Debug, Args)]
+pub struct HeapTakeArgs {
+    /// Process to look at
+    #[arg(long, value_name = "PID")]
+    pub pid: u32,
+    /// Write the profile to this file as well, for `go tool pprof`
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Draw a flame graph of what is in use into this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Write the stacks of what is in use to this file, one a line, with its bytes
+    #[arg(long, value_name = "FILE")]
+    pub folded: Option<PathBuf>,
+    /// How many sites to print
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub top: usize,
+    /// Print JSON (schema g211s.heap/1), all sites
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `heap diff`.
+#[derive(Debug, Args)]
+pub struct HeapDiffArgs {
+    /// First snapshot: JSON of `g211s heap`, or a heap profile (.pb.gz) of g211s or of the program itself
+    #[arg(value_name = "BEFORE")]
+    pub before: PathBuf,
+    /// Second snapshot
+    #[arg(value_name = "AFTER")]
+    pub after: PathBuf,
+    /// How many sites to print
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub top: usize,
+    /// Print JSON (schema `g211s.heap_diff/1`), all sites
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
 pub struct PsArgs {
@@ -327,6 +398,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_heap_is_taken_or_compared() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let Command::Heap(take) = parse("g211s heap --pid 7 --top 3").unwrap().command else {
+            panic!()
+        };
+        assert!(take.command.is_none() && take.take.is_some_and(|t| t.pid == 7 && t.top == 3));
+        let Command::Heap(diff) = parse("g211s heap diff a b --json").unwrap().command else {
+            panic!()
+        };
+        assert!(
+            matches!(diff.command, Some(HeapCommand::Diff(d)) if d.json) && diff.take.is_none()
+        );
+        for bad in
+            ["g211s heap", "g211s heap --json", "g211s heap diff a", "g211s heap --pid 7 diff a b"]
+        {
+            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
+        }
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct TargetDiagnosis {
     pub stacks: StackSource,
     /// Which of the Go runtime's own figures can be read from its memory.
     pub runtime: RuntimeAccess,
+    /// Why `g211s heap` cannot read the memory profile that the runtime keeps by itself; `None` where it can.
+    pub no_heap_profile: Option<String>,
 }
 
 /// Examines the machine, and a process if one is given.
@@ -77,7 +79,11 @@ pub fn examine(pid: Option<u32>) -> Result<Diagnosis, TargetError> {
 fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
     let procfs = Procfs::default();
     let resolved = target::resolve(&procfs, pid)?;
-    let (_, runtime) = sampling::open(&procfs, &resolved);
+    let (watch, runtime) = sampling::open(&procfs, &resolved);
+    let no_heap_profile = match &watch {
+        Some(watch) => watch.heap_profile().err().map(str::to_owned),
+        None => Some("the runtime's memory cannot be read: see above".to_owned()),
+    };
     let bias = load_bias(&procfs, pid, &resolved.binary).ok();
     let found = async_preemption(&procfs, pid, &resolved.binary, bias);
     let samples_hz = (!found.on).then_some(SAMPLER_HZ);
@@ -95,6 +101,7 @@ fn examine_target(pid: u32) -> Result<TargetDiagnosis, TargetError> {
         unavailable: record.unavailable,
         stacks,
         runtime,
+        no_heap_profile,
     })
 }
 
@@ -156,6 +163,13 @@ pub fn text(d: &Diagnosis) -> String {
                     line(format!("       {:<20} without it: {}", "", f.costs));
                 }
             }
+        }
+    }
+    if let Some(t) = &d.target {
+        line("  its heap, by `g211s heap`:".into());
+        match &t.no_heap_profile {
+            None => line("  yes  memory profile       the runtime keeps one".into()),
+            Some(why) => line(format!("  NO   {:<20} {}", "memory profile", clean(why))),
         }
     }
     line(String::new());

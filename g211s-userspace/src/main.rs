@@ -12,10 +12,12 @@ use g211s::{
     agent::{self, Sinks},
     allocs, census,
     cli::{
-        AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, PsArgs, RecordArgs,
-        ReportArgs,
+        AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand,
+        PsArgs, RecordArgs, ReportArgs,
     },
-    doctor, ps,
+    doctor, heap,
+    profile::table::Look,
+    ps,
     record::Record,
     recording::{Reader, Writer},
     report::{Pipeline, Report, Style, text},
@@ -67,6 +69,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Doctor(args) => examine(&args),
         Command::Goroutines(args) => goroutines(&args),
         Command::Allocs(args) => allocations(&args),
+        Command::Heap(args) => heap_of(&args),
         Command::Ps(args) => list(&args),
     }
 }
@@ -86,13 +89,16 @@ fn print(text: &str) -> Result<()> {
     Ok(())
 }
 
+/// <https://no-color.org>: any value that is not empty.
+fn is_plain() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+}
+
 fn print_report(report: &Report, json: bool) -> Result<()> {
     if json {
         print(&(report.to_json()? + "\n"))
     } else {
-        // https://no-color.org: any value that is not empty.
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        let ansi = io::stdout().is_terminal() && !plain;
+        let ansi = io::stdout().is_terminal() && !is_plain();
         print(&text(report, if ansi { Style::Ansi } else { Style::Plain }))
     }
 }
@@ -218,6 +224,38 @@ fn allocations(args: &AllocsArgs) -> Result<ExitCode> {
         print(&allocs::text::text(&document, args.top))?;
     }
     Ok(code)
+}
+
+/// How tables are to look on our output.
+fn look() -> Look {
+    let is_terminal = io::stdout().is_terminal();
+    let width =
+        terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+    Look { width: width.filter(|_| is_terminal), colour: is_terminal && !is_plain() }
+}
+
+fn heap_of(args: &HeapArgs) -> Result<ExitCode> {
+    match (&args.command, &args.take) {
+        (Some(HeapCommand::Diff(args)), _) => {
+            let difference = heap::command::compare(args)?;
+            if args.json {
+                print(&(serde_json::to_string_pretty(&difference)? + "\n"))?;
+            } else {
+                print(&difference.text(args.top, look()))?;
+            }
+        }
+        (None, Some(args)) => {
+            let document = heap::command::take(args)?;
+            if args.json {
+                print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
+            } else {
+                print(&heap::text::text(&document, args.top, look()))?;
+            }
+        }
+        // clap has refused that.
+        (None, None) => anyhow::bail!("a process is needed: g211s heap --pid PID"),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(args: &PsArgs) -> Result<ExitCode> {

@@ -162,10 +162,14 @@ fn check(service: &Service, binary: &Path) -> Result<()> {
     let ps = json_of(&["ps", "--json"])?;
     let listed = ps["processes"].as_array().context("processes")?;
     let this = listed.iter().find(|p| p["pid"] == running.pid()).context("not listed")?;
-    for can in ["attach", "goroutines", "runtime"] {
+    for can in ["attach", "goroutines", "runtime", "heap"] {
         ensure!(this["can"][can]["ok"] == true, "{this}");
     }
     ensure!(this["goroutines"]["value"].as_u64().is_some_and(|n| n > 1), "{this}");
+
+    let heap = json_of(&["heap", "--json", "--pid", &pid])?;
+    let sampled = heap["total"]["alloc_samples"].as_u64().context("samples")?;
+    ensure!(sampled > 0 && heap["reads"]["torn"] == 0, "{}", heap["total"]);
 
     let doctor = agent::run(&["doctor", "--json", "--pid", &pid])?;
     ensure!(doctor.code() == 0, "doctor: {}", doctor.stderr());

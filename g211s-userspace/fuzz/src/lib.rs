@@ -8,6 +8,8 @@ use g211s::census::{self, Census};
 use g211s::event::Event;
 use g211s::go::globals::Globals;
 use g211s::go::{Binary, plan};
+use g211s::heap::{buckets::Snapshot, estimate::Evidence, schema, symbolised};
+use g211s::profile::Mapping;
 use g211s::record::Record;
 use g211s::recording::{FORMAT_VERSION, Reader};
 use g211s::report::{Pipeline, Style, text};
@@ -131,6 +133,14 @@ fn look(binary: &Binary, image: &Image, what: u8, changes: &[u8]) -> Vec<Feature
     // is looked at without a check.
     if what & 1 == 0 {
         runtime.recheck(binary);
+    }
+    if what & 8 == 0
+        && let Ok(snapshot) = Snapshot::take(&runtime)
+    {
+        let mut symbols = binary.symbols();
+        let profile = symbolised::profile(&snapshot, &mut symbols, BIAS, Mapping::default());
+        let evidence = Evidence::of(&profile).unwrap_or_default();
+        let _ = schema::sites(&profile, &evidence);
     }
     if what & 2 == 0 {
         let mut symbols = binary.symbols();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use g211s::go::globals::Global;
 use g211s::go::offsets::Offsets;
 use g211s::go::version::GoVersion;
+use g211s::runtime::buckets;
 use g211s::runtime::memory::{Memory, MemoryError};
 
 /// Releases whose layouts differ.
@@ -25,7 +26,7 @@ const MAX_READS: u32 = 20_000;
 const MAX_BYTES: usize = 16 << 20;
 
 /// Where the variables are in the file.
-const PLACES: [(Global, u64); 12] = [
+const PLACES: [(Global, u64); 13] = [
     (Global::Sched, 0x10_0000),
     (Global::Memstats, 0x20_0000),
     (Global::GcController, 0x30_0000),
@@ -38,6 +39,7 @@ const PLACES: [(Global, u64); 12] = [
     (Global::Gomaxprocs, 0x50_0400),
     (Global::Mbuckets, 0x50_0500),
     (Global::MemProfileRate, 0x50_0600),
+    (Global::ProfCycle, 0x50_0700),
 ];
 const HEAP: u64 = 0xc000_0000_0000;
 const GS: u64 = HEAP;
@@ -197,6 +199,8 @@ impl Image {
         self.put(Self::at(Global::Mbuckets), BUCKET, 8);
         self.set(BUCKET, "runtime.bucket", "typ", 1);
         self.set(BUCKET, "runtime.bucket", "nstk", 7);
+        self.set(BUCKET, "runtime.bucket", "size", 48);
+        self.set(BUCKET, "runtime.bucket", "hash", buckets::hash(&[0; 7], 48));
     }
 
     fn counters(&mut self) {

@@ -49,11 +49,13 @@ pub enum Global {
     Mbuckets,
     /// `MemProfileRate`, an `int`: bytes allocated per sample of it; 0 is off.
     MemProfileRate,
+    /// `mProfCycle`, a `uint32`: the heap profile's cycle, times two, and whether it was flushed.
+    ProfCycle,
 }
 
 impl Global {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Sched,
         Self::Memstats,
         Self::GcController,
@@ -66,6 +68,7 @@ impl Global {
         Self::Gomaxprocs,
         Self::Mbuckets,
         Self::MemProfileRate,
+        Self::ProfCycle,
     ];
 
     /// Its linker symbol, e.g. `runtime.mheap_`.
@@ -83,6 +86,7 @@ impl Global {
             Self::Gomaxprocs => "runtime.gomaxprocs",
             Self::Mbuckets => "runtime.mbuckets",
             Self::MemProfileRate => "runtime.MemProfileRate",
+            Self::ProfCycle => "runtime.mProfCycle",
         }
     }
 }
@@ -183,6 +187,7 @@ impl<'a> Evidence<'a> {
             Global::Gomaxprocs => self.gomaxprocs(),
             Global::Mbuckets => self.mbuckets(),
             Global::MemProfileRate => self.mem_profile_rate(),
+            Global::ProfCycle => self.prof_cycle(),
         }
     }
 
@@ -301,6 +306,14 @@ impl<'a> Evidence<'a> {
             );
         }
         only(cleared.into_iter().filter(|t| read.contains(t)).collect())
+    }
+
+    /// mprof.go: `mProf_Malloc` and `mProf_Free` read it, to know where to count; `mProf_Flush` too.
+    fn prof_cycle(&self) -> Result<u64, String> {
+        let read = |function| self.targets(function, |r| r.access == Access::Read && r.size == 4);
+        let (freed, flushed) = (read("runtime.mProf_Free")?, read("runtime.mProf_Flush")?);
+        let made = read("runtime.mProf_Malloc")?;
+        only(made.into_iter().filter(|t| freed.contains(t) && flushed.contains(t)).collect())
     }
 
     /// Addresses that a function names in some way.

@@ -196,6 +196,21 @@ impl Profile {
         })
     }
 
+    /// Keeps these types of values only, in this order.
+    ///
+    /// # Errors
+    /// The name of one that there is none of; nothing is changed then.
+    pub fn keep<'n>(&mut self, names: &[&'n str]) -> Result<(), &'n str> {
+        let indices: Result<Vec<usize>, &'n str> =
+            names.iter().map(|name| self.value_index(name).ok_or(*name)).collect();
+        let indices = indices?;
+        self.sample_types = indices.iter().map(|i| self.sample_types[*i].clone()).collect();
+        for sample in &mut self.samples {
+            sample.values = indices.iter().map(|i| sample.values[*i]).collect();
+        }
+        Ok(())
+    }
+
     /// The index of a type of value.
     pub fn value_index(&self, name: &str) -> Option<usize> {
         self.sample_types.iter().position(|t| t.name == name)
@@ -300,6 +315,15 @@ pub(crate) mod tests {
         // The location that lost its inlined frame is another one.
         assert_eq!(p.locations().len(), 6);
         assert_eq!(p.totals(), [16, 3634]);
+    }
+
+    #[test]
+    fn types_can_be_chosen() {
+        let mut p = sample_profile();
+        assert_eq!(p.keep(&["inuse_space", "alloc_space"]), Err("alloc_space"));
+        assert_eq!(p.totals(), [16, 3634]);
+        assert_eq!(p.keep(&["inuse_space", "inuse_objects"]), Ok(()));
+        assert_eq!((p.totals(), p.value_index("inuse_objects")), (vec![3634, 16], Some(1)));
     }
 
     #[test]

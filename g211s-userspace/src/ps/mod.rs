@@ -123,6 +123,8 @@ pub struct Can {
     pub goroutines: Answer,
     /// The runtime's own figures.
     pub runtime: Answer,
+    /// `heap`: the runtime keeps a memory profile.
+    pub heap: Answer,
 }
 
 /// Yes, or why not.
@@ -261,7 +263,7 @@ fn examine(procfs: &Procfs, pid: u32, program: &GoProgram) -> io::Result<Process
         gomaxprocs: refused(""),
         live_heap_bytes: refused(""),
         goroutines: refused(""),
-        can: Can { attach: no(""), goroutines: no(""), runtime: no("") },
+        can: Can { attach: no(""), goroutines: no(""), runtime: no(""), heap: no("") },
         exe: clean(&exe),
     };
     let found = match &program.known {
@@ -279,6 +281,7 @@ fn examine(procfs: &Procfs, pid: u32, program: &GoProgram) -> io::Result<Process
         Ok((runtime, cgo)) => figures(&mut process, &runtime, cgo),
         Err(why) => {
             (process.can.goroutines, process.can.runtime) = (no(&why), no(&why));
+            process.can.heap = no(&why);
             for figure in
                 [&mut process.gomaxprocs, &mut process.live_heap_bytes, &mut process.goroutines]
             {
@@ -295,6 +298,7 @@ fn open(procfs: &Procfs, pid: u32, known: &Known) -> Result<Runtime<ProcessMemor
     let memory = ProcessMemory::open(procfs, pid).map_err(|e| e.to_string())?;
     let mut runtime = Runtime::with(memory, known.offsets.clone(), known.globals.clone(), bias);
     runtime.check(&known.binary, &[Feature::Goroutines, Feature::Heap, Feature::Processors]);
+    runtime.check(&known.binary, &[Feature::HeapProfile]);
     if known.binary.cgo {
         runtime.check(&known.binary, &[Feature::Threads]);
     }
@@ -307,6 +311,7 @@ fn figures<M: Memory>(process: &mut Process, runtime: &Runtime<M>, cgo: bool) {
     };
     process.can.goroutines = runtime.usable(Feature::Goroutines).into();
     process.can.runtime = runtime.usable(Feature::Heap).into();
+    process.can.heap = runtime.usable(Feature::HeapProfile).into();
     process.gomaxprocs = checked(Feature::Processors, &|| {
         let address = runtime.address(Global::Gomaxprocs).map_err(|e| e.to_string())?;
         runtime.u32_at(address).map(u64::from).map_err(|e| e.to_string())

@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::buckets::{BucketLayout, hash};
 use super::memory::Memory;
 use super::{Feature, Runtime, RuntimeError};
 use crate::go::Binary;
@@ -391,12 +392,21 @@ impl<M: Memory> Check<'_, M> {
         })
     }
 
-    /// mprof.go: the list of buckets, each of the kind of the heap profile.
+    /// mprof.go: the list of buckets, each of the kind of the heap profile, and found by the hash of its own
+    /// stack and size.
     fn heap_profile(&self) -> Checked {
         let rate = self.rt.address(Global::MemProfileRate).and_then(|a| self.rt.u64_at(a))?;
-        ensure(rate > 0 && i64::try_from(rate).is_ok(), || {
-            "the program does not keep it (MemProfileRate is 0)".to_owned()
+        // Until 1.22, and from 1.23 on (Go `src/cmd/link/internal/ld/lib.go`).
+        let readers = ["runtime.MemProfile", "runtime.memProfileInternal"];
+        ensure(rate > 0 || !self.binary.functions.resolve(&readers).is_empty(), || {
+            "nothing in the program reads it, so Go's linker switched it off (the program has no \
+             runtime.MemProfile, as one that links runtime/pprof or net/http/pprof has)"
+                .to_owned()
         })?;
+        ensure(rate > 0 && i64::try_from(rate).is_ok(), || {
+            "the program has switched it off (runtime.MemProfileRate is 0 or less)".to_owned()
+        })?;
+        let layout = BucketLayout::of(self.rt.offsets())?;
         let head = self.rt.address(Global::Mbuckets)?;
         let mut bucket = self.rt.u64_at(head)?;
         if bucket == 0 {
@@ -406,13 +416,13 @@ impl<M: Memory> Check<'_, M> {
             if bucket == 0 {
                 break;
             }
-            let field = |name| self.rt.field_at(bucket, "runtime.bucket", name);
-            let (kind, depth) = (field("typ")?, field("nstk")?);
-            // 1 is memProfile; depth is at most `profstackdepth`'s limit.
-            ensure(kind == 1 && depth <= 1024, || {
-                format!("a bucket is of kind {kind} and {depth} deep")
+            let header = layout.parse_header(&self.rt.bytes_at(bucket, layout.header)?)?;
+            let stack = bucket.wrapping_add(layout.header as u64);
+            let stack = words(&self.rt.bytes_at(stack, header.depth * 8)?);
+            ensure(hash(&stack, header.size) == header.hash, || {
+                "a bucket has the hash of another stack".to_owned()
             })?;
-            bucket = field("allnext")?;
+            bucket = header.next;
         }
         Ok(())
     }

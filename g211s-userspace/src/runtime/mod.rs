@@ -7,6 +7,7 @@ use crate::go::globals::{Global, Globals};
 use crate::go::offsets::{Field, Offsets};
 
 pub mod bias;
+pub mod buckets;
 mod checks;
 pub mod histogram;
 pub mod memory;

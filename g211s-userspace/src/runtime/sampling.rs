@@ -137,6 +137,14 @@ impl RuntimeWatch {
         RuntimeSample { target, moment, reads, ..sample }
     }
 
+    /// Whether the runtime keeps a memory profile that can be read, or why not.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn heap_profile(&self) -> Result<(), &str> {
+        self.runtime.usable(Feature::HeapProfile)
+    }
+
     /// Where the kernel side finds who has which P.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::elf::fixture;
 use crate::go::version::GoVersion;
 
 /// Where the globals are in the file; `BIAS` is added in the process.
-const PLACES: [(Global, u64); 12] = [
+const PLACES: [(Global, u64); 13] = [
     (Global::Sched, 0x10_0000),
     (Global::Memstats, 0x20_0000),
     (Global::GcController, 0x30_0000),
@@ -22,6 +22,7 @@ const PLACES: [(Global, u64); 12] = [
     (Global::Gomaxprocs, 0x50_0400),
     (Global::Mbuckets, 0x50_0500),
     (Global::MemProfileRate, 0x50_0600),
+    (Global::ProfCycle, 0x50_0700),
 ];
 const BIAS: u64 = 0x5555_0000_0000;
 /// What is on the heap.
@@ -180,6 +181,9 @@ impl Fake {
         self.memory.put(Self::at(Global::Mbuckets), BUCKET, 8);
         self.put(BUCKET, "runtime.bucket", "typ", 1);
         self.put(BUCKET, "runtime.bucket", "nstk", 7);
+        self.put(BUCKET, "runtime.bucket", "size", 48);
+        let hash = super::buckets::hash(&[0; 7], 48);
+        self.put(BUCKET, "runtime.bucket", "hash", hash);
     }
 
     fn open(self) -> Runtime<FakeMemory> {
@@ -221,7 +225,7 @@ fn what_is_wrong_switches_off_its_own_feature() {
     use Feature::{
         Cycle, Gc, Goroutines, HeapProfile, Latency, Processors, Spans, StwHistograms, Threads,
     };
-    let cases: [Case; 18] = [
+    let cases: [Case; 20] = [
         (|f| f.put(G, "runtime.g", "goid", 2), &[Goroutines], "first goroutine's id is 2"),
         (|f| f.put(G, "runtime.g", "atomicstatus", 77), &[Goroutines], "status 77"),
         (
@@ -257,8 +261,10 @@ fn what_is_wrong_switches_off_its_own_feature() {
         (
             |f| f.memory.put(Fake::at(Global::MemProfileRate), 0, 8),
             &[HeapProfile],
-            "MemProfileRate is 0",
+            "linker switched it off",
         ),
+        (|f| f.put(BUCKET, "runtime.bucket", "typ", 2), &[HeapProfile], "of kind 2"),
+        (|f| f.put(BUCKET, "runtime.bucket", "size", 64), &[HeapProfile], "another stack"),
     ];
     for (n, (damage, expected, words)) in cases.into_iter().enumerate() {
         let mut fake = Fake::new("go1.27.3");

@@ -1,6 +1,7 @@
 //! Statistics on histograms and on pairs of series: plain numbers in, plain numbers out. Must not
 //! know what is measured, and never fails on odd input (histograms may come from a hostile file).
 
+mod sampled;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use crate::record::SparseHist;
 
+pub use sampled::{Seen, sampled_sum_ci};
 pub use tail::{MIN_FOR_P99, RatioCi, p99_ratio_ci, quantile_ci};
 
 /// Two-sided 95 % point of the normal distribution.

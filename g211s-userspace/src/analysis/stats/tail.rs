@@ -95,7 +95,7 @@ pub(super) fn beta_cdf(a: f64, b: f64, x: f64) -> f64 {
 
 /// ln Γ(x) for x > 0: Stirling's series (DLMF 5.11.1) after shifting x up to where it is exact to
 /// double precision.
-fn ln_gamma(mut x: f64) -> f64 {
+pub(super) fn ln_gamma(mut x: f64) -> f64 {
     let mut shift = 0.0;
     while x < 15.0 {
         shift += x.ln();

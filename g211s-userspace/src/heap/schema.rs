@@ -1,0 +1,178 @@
+//! The JSON of `g211s heap`, schema `g211s.heap/1` (docs/heap-schema.md), built from a profile. Must not know how
+//! that was made, nor text.
+
+use serde::{Deserialize, Serialize};
+
+use super::estimate::{Estimate, Evidence, interval};
+use super::{ALLOC_OBJECTS, ALLOC_SPACE, INUSE_OBJECTS, INUSE_SPACE};
+use crate::profile::Profile;
+use crate::profile::table::{By, Row, rows};
+use crate::report::format::clean;
+
+/// The schema's name.
+pub const SCHEMA: &str = "g211s.heap/1";
+
+/// The whole document.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Document {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Of which process.
+    pub target: TargetInfo,
+    /// When, ns since 1970.
+    pub time_ns: i64,
+    /// Where the figures come from.
+    pub source: Source,
+    /// What the collector counts, to compare with.
+    pub live_heap: Option<LiveHeap>,
+    /// Over all sites.
+    pub total: Figures,
+    /// By line, those that hold most first.
+    pub sites: Vec<SiteInfo>,
+    /// How reading went.
+    pub reads: Reads,
+    /// What could not be told, and why.
+    pub unavailable: Vec<String>,
+}
+
+/// The process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TargetInfo {
+    /// PID, as given.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Its executable.
+    pub exe: String,
+    /// Go version.
+    pub go_version: String,
+    /// Main module.
+    pub module: Option<String>,
+    /// Where the offsets of the runtime's structs came from.
+    pub offsets: String,
+}
+
+/// Where the figures come from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// `runtime_profile`: the memory profile that the Go runtime keeps by itself.
+    pub kind: String,
+    /// Bytes allocated per sample, on average.
+    pub bytes_per_sample: u64,
+    /// The collection up to whose end of marking the figures go; `None` where `as_of` says otherwise.
+    pub gc_cycle: Option<u64>,
+    /// Collections so far.
+    pub gc_cycles: Option<u64>,
+    /// Up to when the figures go, in words.
+    pub as_of: String,
+}
+
+/// What the collector counts, bytes (`gcController`).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct LiveHeap {
+    /// Marked by the last collection.
+    pub marked_bytes: u64,
+    /// That, and what was allocated since.
+    pub live_bytes: u64,
+}
+
+/// A site.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SiteInfo {
+    /// The function whose line allocates, as Go prints it; the runtime's own are passed over.
+    pub function: String,
+    /// Its file, as the compiler was given it.
+    pub file: Option<String>,
+    /// The line.
+    pub line: Option<u32>,
+    /// Allocated by this line itself.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// By it and by what it calls.
+    pub cumulative: Sums,
+}
+
+/// Figures, with their 95 % intervals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Bytes in use.
+    pub inuse_bytes: Estimate,
+    /// Objects in use.
+    pub inuse_objects: Estimate,
+    /// Samples that these two rest on.
+    pub inuse_samples: u64,
+    /// Bytes allocated since the program's start, in use or not.
+    pub alloc_bytes: Estimate,
+    /// Objects allocated since then.
+    pub alloc_objects: Estimate,
+    /// Samples that these two rest on.
+    pub alloc_samples: u64,
+}
+
+/// Figures without intervals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Bytes in use.
+    pub inuse_bytes: u64,
+    /// Objects in use.
+    pub inuse_objects: u64,
+    /// Bytes allocated since the program's start.
+    pub alloc_bytes: u64,
+    /// Objects allocated since then.
+    pub alloc_objects: u64,
+}
+
+/// How reading went.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Reads {
+    /// Buckets of the runtime's profile.
+    pub buckets: u64,
+    /// Readings of all counts until two agreed.
+    pub readings: u32,
+    /// Buckets whose counts differed between the last two readings: 0 where all are of one moment.
+    pub torn: u64,
+    /// System calls.
+    pub calls: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// How long it took, ns.
+    pub took_ns: u64,
+}
+
+/// The figures of some of a profile's samples.
+fn figures(evidence: &[Evidence], values: &[i64]) -> Figures {
+    let value = |index: usize| values.get(index).copied().unwrap_or(0);
+    let sum = |of: fn(&Evidence) -> u64| evidence.iter().map(of).fold(0, u64::saturating_add);
+    Figures {
+        inuse_bytes: interval(evidence, value(INUSE_SPACE), true, true),
+        inuse_objects: interval(evidence, value(INUSE_OBJECTS), true, false),
+        inuse_samples: sum(|e| e.inuse),
+        alloc_bytes: interval(evidence, value(ALLOC_SPACE), false, true),
+        alloc_objects: interval(evidence, value(ALLOC_OBJECTS), false, false),
+        alloc_samples: sum(|e| e.alloc),
+    }
+}
+
+/// All sites of a heap profile and their sum. `evidence` is what is behind each of its samples.
+pub fn sites(profile: &Profile, evidence: &[Evidence]) -> (Figures, Vec<SiteInfo>) {
+    let site = |row: &Row| {
+        let of_row: Vec<Evidence> =
+            row.samples.iter().filter_map(|number| evidence.get(*number)).copied().collect();
+        let sum =
+            |index: usize| row.cumulative.get(index).map_or(0, |v| u64::try_from(*v).unwrap_or(0));
+        SiteInfo {
+            function: clean(&row.site.function),
+            file: row.site.file.as_deref().map(clean),
+            line: row.site.line,
+            figures: figures(&of_row, &row.flat),
+            cumulative: Sums {
+                inuse_bytes: sum(INUSE_SPACE),
+                inuse_objects: sum(INUSE_OBJECTS),
+                alloc_bytes: sum(ALLOC_SPACE),
+                alloc_objects: sum(ALLOC_OBJECTS),
+            },
+        }
+    };
+    let sites = rows(profile, By::Line, INUSE_SPACE).iter().map(site).collect();
+    (figures(evidence, &profile.totals()), sites)
+}

@@ -1,0 +1,120 @@
+//! A heap as text. Must not know how it was read.
+
+use std::fmt::Write as _;
+
+use super::estimate::Estimate;
+use super::schema::{Document, SiteInfo};
+use crate::profile::table::{Look, print};
+use crate::report::format::{bytes, clean, count, plural};
+
+/// The text: the `top` sites.
+pub fn text(document: &Document, top: usize, look: Look) -> String {
+    let mut out = String::new();
+    head(&mut out, document);
+    table(&mut out, document, top, look);
+    foot(&mut out, document);
+    out
+}
+
+fn head(out: &mut String, document: &Document) {
+    let (target, total) = (&document.target, &document.total);
+    let _ = write!(out, "process {} ({}), {}", target.pid, clean(&target.comm), target.go_version);
+    if let Some(module) = &target.module {
+        let _ = write!(out, ", {}", clean(module));
+    }
+    let _ = writeln!(
+        out,
+        "\nin use: {} in {} (95 %: {}, from {}){}",
+        bytes(total.inuse_bytes.value),
+        plural(total.inuse_objects.value, "object", "objects"),
+        range(total.inuse_bytes),
+        plural(total.inuse_samples, "sample", "samples"),
+        document.live_heap.map_or_else(String::new, |live| {
+            format!("; marked by the last collection: {}", bytes(live.marked_bytes))
+        })
+    );
+    let _ = writeln!(
+        out,
+        "allocated since the start: {} in {} (95 %: {})",
+        bytes(total.alloc_bytes.value),
+        plural(total.alloc_objects.value, "object", "objects"),
+        range(total.alloc_bytes),
+    );
+    let source = &document.source;
+    let _ = writeln!(
+        out,
+        "source: the runtime's own memory profile, 1 sample per {} bytes, {}\n",
+        count(source.bytes_per_sample),
+        source.as_of
+    );
+}
+
+/// `58…70 MiB`; one end only where both read the same.
+pub(super) fn range(estimate: Estimate) -> String {
+    let (low, high) = (bytes(estimate.low), bytes(estimate.high));
+    match (low.split_once(' '), high.split_once(' ')) {
+        _ if low == high => low,
+        (Some((number, unit)), Some((_, same))) if unit == same => format!("{number}…{high}"),
+        _ => format!("{low}…{high}"),
+    }
+}
+
+/// A site's place, harmless on a terminal.
+pub(super) fn place(site: &SiteInfo) -> String {
+    let position = match (&site.file, site.line) {
+        (Some(file), Some(line)) => format!("  {}:{line}", clean(file)),
+        (Some(file), None) => format!("  {}", clean(file)),
+        (None, _) => String::new(),
+    };
+    format!("{}{position}", clean(&site.function))
+}
+
+fn table(out: &mut String, document: &Document, top: usize, look: Look) {
+    // A line that only calls others that allocate is no site of its own.
+    let own: Vec<&SiteInfo> =
+        document.sites.iter().filter(|s| s.figures.alloc_samples > 0).collect();
+    let total = document.total.inuse_bytes.value.max(1) as f64;
+    let rows: Vec<Vec<String>> = own
+        .iter()
+        .take(top)
+        .map(|site| {
+            let f = &site.figures;
+            vec![
+                bytes(f.inuse_bytes.value),
+                format!("{:.1}%", f.inuse_bytes.value as f64 / total * 100.0),
+                range(f.inuse_bytes),
+                count(f.inuse_samples),
+                count(f.inuse_objects.value),
+                bytes(f.alloc_bytes.value),
+                place(site),
+            ]
+        })
+        .collect();
+    let header = ["IN USE", "SHARE", "95 %", "SAMPLES", "OBJECTS", "ALLOCATED", "SITE"];
+    out.push_str(&print(&header, &rows, 1, look));
+    let rest = own.get(top..).unwrap_or_default();
+    if !rest.is_empty() {
+        let sum = rest.iter().fold(0_u64, |sum, s| sum.saturating_add(s.figures.inuse_bytes.value));
+        let _ = writeln!(
+            out,
+            "{} in {} (--top N shows more, --json all)",
+            bytes(sum),
+            plural(rest.len() as u64, "further site", "further sites")
+        );
+    }
+}
+
+fn foot(out: &mut String, document: &Document) {
+    let reads = &document.reads;
+    if reads.torn > 0 {
+        let _ = writeln!(
+            out,
+            "\n{} of {} changed with every look: their figures are not of one moment.",
+            count(reads.torn),
+            plural(reads.buckets, "bucket", "buckets")
+        );
+    }
+    for line in &document.unavailable {
+        let _ = writeln!(out, "not available: {}.", clean(line));
+    }
+}

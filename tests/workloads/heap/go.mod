@@ -1,0 +1,3 @@
+module g211s.test/heap
+
+go 1.21
