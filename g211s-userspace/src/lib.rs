@@ -10,6 +10,7 @@ pub mod elf;
 pub mod event;
 pub mod go;
 pub mod governor;
+pub mod heap;
 pub mod model;
 pub mod order;
 pub mod ps;
