@@ -5,7 +5,8 @@
 //! Rooms: [`proc`] (children that cannot outlive us), [`go`] (toolchains and builds),
 //! [`service`] (workloads, load, hogs), [`agent`] (runs of `g211s`), [`report`] (its JSON),
 //! [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
-//! [`paired`] (what something costs a program), [`lab`] (the fault laboratory).
+//! [`paired`] (what something costs a program), [`lab`] (the fault laboratory), [`leaks`] (programs that
+//! leak).
 //!
 //! This library must not know: what a scenario asserts. `cargo xtask demo` and `cargo xtask lab`
 //! use it as well.
@@ -14,6 +15,7 @@ pub mod agent;
 pub mod go;
 pub mod kernel;
 pub mod lab;
+pub mod leaks;
 pub mod paired;
 pub mod proc;
 pub mod report;

@@ -8,6 +8,7 @@ use g211s::census::{self, Census};
 use g211s::event::Event;
 use g211s::go::globals::Globals;
 use g211s::go::{Binary, plan};
+use g211s::heap::liveness::{Follower, Sample};
 use g211s::heap::{buckets::Snapshot, estimate::Evidence, schema, symbolised};
 use g211s::profile::Mapping;
 use g211s::record::Record;
@@ -18,7 +19,7 @@ use g211s::runtime::{Feature, Runtime};
 
 pub mod process;
 
-use process::{BIAS, Image, Process, VERSIONS};
+use process::{BIAS, FIRST_SPAN, Image, Process, VERSIONS};
 
 /// An executable that a hostile process shows us: ELF, build information, function table, probe plan
 /// and the decoding of the code that probes go into.
@@ -102,8 +103,8 @@ pub fn symbols(input: &[u8]) {
 }
 
 /// A process that has put anything at all into its Go runtime's structs, before it is looked at or
-/// meanwhile: the live checks, samples of the counters, the walk along the threads, and a census with
-/// stacks. The first byte chooses the Go version, the second what is looked at, the rest says what is
+/// meanwhile: the live checks, samples of the counters, the walk along the threads, a census with
+/// stacks, and whether objects live. The first byte chooses the Go version, the second what is looked at, the rest says what is
 /// wrong (see [`process`]).
 pub fn memory(input: &[u8]) {
     let [version, what, changes @ ..] = input else { return };
@@ -160,6 +161,17 @@ fn look(binary: &Binary, image: &Image, what: u8, changes: &[u8]) -> Vec<Feature
         let _ = (sampler.threads(&runtime), ms::newest(&runtime, &[70, 72], 8));
         let _ = sampler.sample(&runtime, &|| 2, 1000);
         let _ = (runtime.heap_stats(), runtime.threads());
+    }
+    if what & 32 == 0
+        && let Ok(mut follower) = Follower::new(&runtime, &binary.version, 64)
+    {
+        // The one span of the process, its neighbours and what is no address at all.
+        for id in 0..32_u64 {
+            let (address, generation) = (FIRST_SPAN.wrapping_add(id * 2048), id as u32 / 4 * 2);
+            let sample = Sample { id, address, size: 0, weight: 1, class: id as u8, generation };
+            follower.follow(sample);
+        }
+        let _ = (follower.look(&memory), follower.look(&memory));
     }
     Feature::ALL.into_iter().filter(|feature| runtime.usable(*feature).is_ok()).collect()
 }

@@ -17,6 +17,8 @@ pub const VERSIONS: [&str; 7] =
     ["go1.21.13", "go1.22.10", "go1.23.9", "go1.24.11", "go1.25.5", "go1.26.6", "go1.27.3"];
 /// What the loader added to the executable's addresses.
 pub const BIAS: u64 = 0x5555_0000_0000;
+/// Where the one span of the heap begins, in the arena of number 4.
+pub const FIRST_SPAN: u64 = 0xffff_8000_0000_0000 + (4 << 26) + 2 * 8192;
 
 const PAGE: usize = 4096;
 /// Collections so far.
@@ -325,8 +327,15 @@ impl Image {
         self.put(ARENAS + 4 * 8, ARENA, 8);
         let spans = self.offsets.field("runtime.heapArena", "spans").expect("known").off;
         self.put(ARENA + u64::from(spans) + 3 * 8, SPAN, 8);
-        let base = (4_u64 << 26).wrapping_add(0xffff_8000_0000_0000);
-        let span = [("startAddr", base + 2 * 8192), ("npages", 2), ("state", 1)];
+        let span = [
+            ("startAddr", FIRST_SPAN),
+            ("npages", 2),
+            ("state", 1),
+            ("elemsize", 2048),
+            ("nelems", 8),
+            ("allocBits", SPAN + 0x800),
+            ("sweepgen", 2 * COLLECTIONS),
+        ];
         for (field, value) in span {
             self.set(SPAN, "runtime.mspan", field, value);
         }

@@ -1,6 +1,6 @@
 //! `g211s heap`: which lines of a process's code hold the heap. Read from the memory profile that the Go runtime
 //! keeps by itself ([`buckets`]), without stopping the process; printed as text, JSON, pprof's format and drawings.
-//! Must not know BPF, nor records.
+//! Whether single objects live is told by their spans ([`liveness`]). Must not know BPF, nor records.
 
 pub mod buckets;
 pub mod command;
@@ -8,7 +8,12 @@ pub mod diff;
 mod diff_text;
 pub mod estimate;
 mod go_exp;
+mod judge;
+pub mod liveness;
+#[cfg(test)]
+mod liveness_tests;
 pub mod schema;
+pub mod spans;
 pub mod symbolised;
 pub mod text;
 

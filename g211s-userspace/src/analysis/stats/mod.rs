@@ -14,6 +14,9 @@ use serde::Serialize;
 use crate::record::SparseHist;
 
 pub use sampled::{Seen, sampled_sum_ci};
+#[cfg(test)]
+pub(super) use tail::Rng;
+pub(super) use tail::student_tail;
 pub use tail::{MIN_FOR_P99, RatioCi, p99_ratio_ci, quantile_ci};
 
 /// Two-sided 95 % point of the normal distribution.

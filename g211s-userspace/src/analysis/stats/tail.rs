@@ -93,6 +93,15 @@ pub(super) fn beta_cdf(a: f64, b: f64, x: f64) -> f64 {
     (front * value / a).clamp(0.0, 1.0)
 }
 
+/// Student's t distribution above `t`, with so many degrees of freedom (Abramowitz and Stegun, 26.7.1).
+pub(in crate::analysis) fn student_tail(t: f64, freedom: f64) -> f64 {
+    if t.is_nan() || freedom.is_nan() || freedom <= 0.0 {
+        return 1.0;
+    }
+    let beyond = beta_cdf(freedom / 2.0, 0.5, freedom / (freedom + t * t)) / 2.0;
+    if t >= 0.0 { beyond } else { 1.0 - beyond }
+}
+
 /// ln Γ(x) for x > 0: Stirling's series (DLMF 5.11.1) after shifting x up to where it is exact to
 /// double precision.
 pub(super) fn ln_gamma(mut x: f64) -> f64 {
@@ -147,7 +156,7 @@ pub fn p99_ratio_ci(inside: &SparseHist, outside: &SparseHist) -> Option<RatioCi
 
 /// `SplitMix64` (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): small,
 /// and good enough to draw a few thousand numbers.
-pub(super) struct Rng(pub(super) u64);
+pub(in crate::analysis) struct Rng(pub(in crate::analysis) u64);
 
 impl Rng {
     fn next(&mut self) -> u64 {
@@ -158,19 +167,19 @@ impl Rng {
     }
 
     /// Even on (0, 1).
-    pub(super) fn uniform(&mut self) -> f64 {
+    pub(in crate::analysis) fn uniform(&mut self) -> f64 {
         ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     }
 
     /// Standard normal, by Box and Muller.
-    pub(super) fn normal(&mut self) -> f64 {
+    pub(in crate::analysis) fn normal(&mut self) -> f64 {
         let radius = (-2.0 * self.uniform().ln()).sqrt();
         radius * (2.0 * std::f64::consts::PI * self.uniform()).cos()
     }
 
     /// Gamma with this shape (at least 1), by Marsaglia and Tsang ("A simple method for generating
     /// gamma variables", 2000).
-    pub(super) fn gamma(&mut self, shape: f64) -> f64 {
+    pub(in crate::analysis) fn gamma(&mut self, shape: f64) -> f64 {
         let d = shape - 1.0 / 3.0;
         let c = 1.0 / (9.0 * d).sqrt();
         loop {

@@ -1,0 +1,3 @@
+module g211s.test/leaks
+
+go 1.21

@@ -1,0 +1,3 @@
+module g211s.test/liveness
+
+go 1.21
