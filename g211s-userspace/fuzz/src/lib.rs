@@ -49,10 +49,14 @@ pub fn ring(item: &[u8]) {
 /// A recording from somebody else, to the last line of its report.
 pub fn recording(input: &[u8]) {
     let mut pipeline = Pipeline::new("fuzz.g211s");
+    let mut allocs = g211s::allocs::model::Model::default();
     let Some(records) = records(input) else { return };
     for record in records {
+        allocs.push(record.clone());
         pipeline.push(record);
     }
+    let document = g211s::allocs::schema::document(&allocs);
+    let _ = g211s::allocs::text::text(&document, 10);
     let report = pipeline.finish();
     let _ = report.to_json();
     let _ = text(&report, Style::default());

@@ -206,7 +206,7 @@ pub fn document(model: &Model) -> Document {
     let unattributed = UnattributedInfo {
         unsampled_bytes: observed.unsampled_bytes,
         unknown_stack_bytes: unknown,
-        share: of_all((observed.unsampled_bytes + unknown) as f64),
+        share: of_all(observed.unsampled_bytes.saturating_add(unknown) as f64),
     };
     let start_ns = observed.start_ns;
     let plans = a.plans().iter().map(|(at, plan, why)| PlanInfo {
@@ -255,8 +255,8 @@ fn totals(model: &Model, observed: &Observed, all: f64, nowhere: &Estimate) -> (
     let total = TotalInfo { gc_cycles: cycles, gc_every_ns: every, ..TotalInfo::default() };
     if exact {
         let sum = model.allocations.by(|_| Some(())).remove(&()).unwrap_or_default();
-        let bytes = sum.bytes as u64 + unknown.1;
-        let objects = sum.objects as u64 + unknown.0;
+        let bytes = (sum.bytes as u64).saturating_add(unknown.1);
+        let objects = (sum.objects as u64).saturating_add(unknown.0);
         return (TotalInfo { bytes, objects, counted: true, ..total }, unknown.1);
     }
     let total =
@@ -305,5 +305,92 @@ fn cost(model: &Model, observed: &Observed) -> CostInfo {
         share: if observed.cpu_ns == 0 { 0.0 } else { spent_ns as f64 / observed.cpu_ns as f64 },
         agent_cpu_ns: model.end.as_ref().map_or(0, |e| e.cost.agent_cpu_ns),
         agent_max_rss_bytes: model.end.as_ref().map_or(0, |e| e.cost.agent_max_rss_bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocs::text::text;
+    use crate::record::{
+        AllocDensity, AllocRun, AllocSample, AllocSamples, AllocStack, AllocState, AllocSums,
+        AllocTotals, Record, SymbolFrame, SymbolInfo,
+    };
+
+    fn state(ts_ns: u64, objects: u64) -> Record {
+        let totals = AllocTotals {
+            small: [(6, objects), (7, objects)].into(),
+            large: objects,
+            large_bytes: objects,
+            tiny: objects,
+        };
+        Record::AllocState(Box::new(AllocState {
+            ts_ns,
+            plan: "refill\x1b[2J".into(),
+            totals: Some(totals),
+            cycles: Some(objects as u32),
+            cpu_ns: objects,
+            hits: objects,
+            observed_ns: ts_ns,
+            looks: 1,
+            ..AllocState::default()
+        }))
+    }
+
+    fn sample(objects: u64, stack: u32, look: u32) -> Record {
+        let sample = AllocSample {
+            ts_ns: 0,
+            tid: 1,
+            density: AllocDensity::Refill,
+            stack,
+            span_class: 13,
+            size: objects,
+            objects,
+            address: 0,
+            sweepgen: 2,
+            look,
+        };
+        Record::AllocSamples(Box::new(AllocSamples { target: 0, samples: vec![sample, sample] }))
+    }
+
+    #[test]
+    fn a_hostile_recording_is_only_wrong() {
+        for exact in [false, true] {
+            let mut model = Model::default();
+            let run =
+                AllocRun { budget: f64::NAN, cost_ns: u64::MAX, exact, ..AllocRun::default() };
+            let frame = SymbolFrame {
+                function: "main.\x1b]0;f\x07".into(),
+                file: Some("\u{202e}f.go".into()),
+                line: Some(1),
+                inlined: false,
+            };
+            for record in [
+                Record::AllocRun(Box::new(run)),
+                Record::Symbol(Box::new(SymbolInfo { target: 0, address: 5, frames: vec![frame] })),
+                Record::AllocStack(Box::new(AllocStack {
+                    target: 0,
+                    id: 0,
+                    addresses: vec![5, 5, u64::MAX],
+                })),
+                state(0, 0),
+                sample(u64::MAX, 0, 0),
+                sample(1, 1, u32::MAX),
+                sample(u64::MAX, NO_STACK, 3),
+                Record::AllocSums(Box::new(AllocSums {
+                    target: 0,
+                    stacks: vec![(0, u64::MAX, u64::MAX); 3],
+                    unknown: (u64::MAX, u64::MAX),
+                })),
+                state(u64::MAX, u64::MAX),
+            ] {
+                model.push(record);
+            }
+            let document = document(&model);
+            assert!(!document.sites.is_empty());
+            let text = text(&document, 5);
+            assert!(!text.contains(['\x1b', '\x07', '\u{202e}']), "{text}");
+            assert!(serde_json::to_string(&document).is_ok());
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::schema::{Document, SiteInfo};
 use crate::elf::symbols::short_name;
-use crate::report::format::{bytes, clean, count, duration, plural};
+use crate::report::format::{bytes, clean, count, duration, plural, sum};
 
 /// Sites whose interval reaches farther than this part of the estimate to one side are marked.
 const VAGUE: f64 = 0.25;
@@ -115,7 +115,7 @@ fn sites(out: &mut String, d: &Document, top: usize) {
     }
     let rest = d.sites.get(top..).unwrap_or_default();
     if !rest.is_empty() {
-        let sum = rest.iter().map(|s| s.bytes).sum();
+        let sum = sum(rest.iter().map(|s| s.bytes));
         let _ = writeln!(
             out,
             "{:>10}  in {} (--top N shows more, --json all)",
@@ -124,11 +124,12 @@ fn sites(out: &mut String, d: &Document, top: usize) {
         );
     }
     let u = &d.unattributed;
-    if u.unsampled_bytes + u.unknown_stack_bytes > 0 {
+    let unattributed = u.unsampled_bytes.saturating_add(u.unknown_stack_bytes);
+    if unattributed > 0 {
         let _ = writeln!(
             out,
             "{:>10}  unattributed ({:.1} %): {} in sizes of which no object was sampled, {} by unknown stacks",
-            bytes(u.unsampled_bytes + u.unknown_stack_bytes),
+            bytes(unattributed),
             u.share * 100.0,
             bytes(u.unsampled_bytes),
             bytes(u.unknown_stack_bytes),
@@ -178,7 +179,7 @@ fn foot(out: &mut String, d: &Document) {
                 out,
                 "{} {} from {} on ({})",
                 if i > 0 { ";" } else { "" },
-                p.plan,
+                clean(&p.plan),
                 duration(p.from_ns),
                 clean(&p.why)
             );

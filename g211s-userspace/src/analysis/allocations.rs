@@ -188,10 +188,10 @@ impl Allocations {
         for (&class, &n) in &counted.objects {
             let size =
                 if class == 0 { counted.large_bytes } else { n.saturating_mul(self.size(class)) };
-            bytes += size;
-            objects += n;
+            bytes = u64::saturating_add(bytes, size);
+            objects = u64::saturating_add(objects, n);
             if !self.run.exact && !self.cells.keys().any(|(_, c, _)| *c == class) {
-                o.unsampled_bytes += size;
+                o.unsampled_bytes = o.unsampled_bytes.saturating_add(size);
             }
         }
         o.counted_bytes = Some(bytes);
@@ -232,7 +232,7 @@ impl Allocations {
                     let e = all.entry(key).or_default();
                     e.bytes += bytes as f64;
                     e.objects += objects as f64;
-                    e.samples += objects;
+                    e.samples = e.samples.saturating_add(objects);
                     (e.bytes_low, e.bytes_high) = (e.bytes, e.bytes);
                 }
             }
