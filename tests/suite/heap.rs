@@ -209,7 +209,19 @@ fn what_grew_is_told() -> Result<()> {
         let grown = first["inuse_bytes"]["grown"].as_i64().context("grown")?;
         let truth = 5000 / 16 * (300 << 10);
         ensure!((grown - truth).abs() * 5 < truth, "{grown} of {truth}");
-        ensure!(document["sites"] == documents[0]["sites"], "{document}");
+        // What writing the first profile has allocated is left out: where a function of the runtime's is inlined into one
+        // that is inlined itself (`printStackRecord`), Go's own profile passes over both, and we over the first.
+        let is_writer =
+            |s: &Value| s["function"].as_str().is_some_and(|f| f.starts_with("runtime/pprof."));
+        let sites = |d: &Value| {
+            let all = d["sites"].as_array().cloned().unwrap_or_default();
+            all.into_iter().filter(|s| !is_writer(s)).collect::<Vec<_>>()
+        };
+        let (here, there) = (sites(document), sites(&documents[0]));
+        let only = |a: &[Value], b: &[Value]| {
+            a.iter().filter(|s| !b.contains(s)).cloned().collect::<Vec<_>>()
+        };
+        ensure!(here == there, "{:?} and {:?}", only(&here, &there), only(&there, &here));
     }
     let text = agent::run(&["heap", "diff", &names[1], &names[3]])?;
     ensure!(
