@@ -131,6 +131,7 @@ pub async fn run(
         received: 0,
         ring_bytes: 0,
         session,
+        exe: exe(&procfs, pid),
         procfs,
         target,
         runtime,
@@ -145,6 +146,11 @@ pub async fn run(
     let span = args.duration.unwrap_or(if args.exact { EXACT_DURATION } else { DURATION });
     let reason = run.observe(span).await?;
     run.end(reason, attach_ns)
+}
+
+/// Which file a process's executable is: device and inode.
+fn exe(procfs: &Procfs, pid: u32) -> Option<(u64, u64)> {
+    procfs.exe_identity(pid).ok().map(|(device, inode, ..)| (device, inode))
 }
 
 /// Where `runtime.mallocgc` lies in the process: its own calls of size-specialised variants are hits already.
@@ -180,6 +186,8 @@ struct Run<'a, 's> {
     session: Session,
     procfs: Procfs,
     target: ResolvedTarget,
+    /// Its executable: another one has none of these probes.
+    exe: Option<(u64, u64)>,
     runtime: Runtime<ProcessMemory>,
     cpu_clock: ClockId,
     cost_ns: u64,
@@ -265,7 +273,7 @@ impl Run<'_, '_> {
             (self.attached.since, self.attached.looks) = (Some(now_ns()), 1);
             return self.state("exact", "asked for");
         }
-        let cpus = (cpu - before) as f64 / at.elapsed().as_nanos().max(1) as f64;
+        let cpus = cpu.saturating_sub(before) as f64 / at.elapsed().as_nanos().max(1) as f64;
         let plan = self.budget.begin(now_ns(), cpu, cpus, self.forecast);
         self.attached.change(&mut self.session, Plan::Resting, plan)?;
         let why = format!(
@@ -285,7 +293,9 @@ impl Run<'_, '_> {
         loop {
             let rate = {
                 let (now, hits) = (now_ns(), self.hits());
-                let rate = (hits - last_hits.1) as f64 / (now - last_hits.0).max(1) as f64 * 1e9;
+                let (more, passed) =
+                    (hits.saturating_sub(last_hits.1), now.saturating_sub(last_hits.0));
+                let rate = more as f64 / passed.max(1) as f64 * 1e9;
                 last_hits = (now, hits);
                 rate
             };
@@ -310,6 +320,10 @@ impl Run<'_, '_> {
                 self.govern()?;
             }
             if !self.target.is_alive(&self.procfs) {
+                return Ok("target_exited");
+            }
+            if exe(&self.procfs, self.target.pid).is_some_and(|now| Some(now) != self.exe) {
+                self.notice("the process replaced its program (execve): this is what came before")?;
                 return Ok("target_exited");
             }
         }
@@ -348,7 +362,7 @@ impl Run<'_, '_> {
             let (since, before) = *self.refill_hits.get_or_insert((now, hits));
             let seconds = now.saturating_sub(since) as f64 / 1e9;
             if seconds >= 1.0 && self.forecast.refill > 0.0 {
-                let seen = (hits - before) as f64 / seconds;
+                let seen = hits.saturating_sub(before) as f64 / seconds;
                 self.refills = (self.refills * seen / self.forecast.refill).clamp(0.1, 20.0);
                 self.refill_hits = Some((now, hits));
             }

@@ -175,11 +175,8 @@ pub fn document(model: &Model) -> Document {
     let observed = a.observed();
     let exact = a.run().exact;
     let mut by_site = a.by(|stack| {
-        if stack == NO_STACK {
-            return Some(None);
-        }
-        let frame = model.site(stack)?;
-        Some(Some((frame.function.clone(), frame.file.clone(), frame.line)))
+        let frame = (stack != NO_STACK).then(|| model.site(stack)).flatten();
+        Some(frame.map(|f| (f.function.clone(), f.file.clone(), f.line)))
     });
     let nowhere = by_site.remove(&None).unwrap_or_default();
     let all: f64 = by_site.values().map(|e| e.bytes).sum::<f64>() + nowhere.bytes;
