@@ -61,8 +61,6 @@ globals! {
     OFF_RQ_LOST / off_rq_lost: u32 = ABSENT;
     /// `task_group.cfs_rq`
     OFF_TG_CFS_RQ / off_tg_cfs_rq: u32 = ABSENT;
-    /// `task_group.cfs_bandwidth.hierarchical_quota`
-    OFF_TG_QUOTA / off_tg_quota: u32 = ABSENT;
     /// `rq.clock`
     OFF_RQ_CLOCK / off_rq_clock: u32 = ABSENT;
     /// `rq.clock_task`: that without interrupts and without what the hypervisor took, where the kernel

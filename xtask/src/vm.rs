@@ -34,6 +34,12 @@ pub(crate) struct Options {
     /// What to run there
     #[arg(long, value_enum, default_value_t = Scenario::Attach)]
     scenario: Scenario,
+    /// Of the laboratory: only this scenario of its own (may be given several times)
+    #[arg(long, value_name = "NAME", value_parser = lab::SCENARIOS)]
+    only: Vec<String>,
+    /// Of the laboratory: how many trials of each of its scenarios
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    trials: u32,
     /// How long a scenario observes, in seconds
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -81,7 +87,8 @@ impl Scenario {
     }
 
     /// What the guest's shell runs.
-    fn script(self, seconds: u64) -> String {
+    fn script(self, options: &Options) -> String {
+        let seconds = options.seconds;
         match self {
             Self::Attach => format!(
                 "gcstorm > /out/workload.txt 2>&1 & sleep 2; \
@@ -97,7 +104,7 @@ impl Scenario {
                  > /out/report.json 2> /out/g211s.txt; rc=$?; \
                  kill $pid; wait $pid; exit $rc"
             ),
-            Self::Lab => lab::script(seconds),
+            Self::Lab => lab::script(&lab::chosen(&options.only), options.trials, seconds),
         }
     }
 
@@ -188,7 +195,7 @@ impl Guest {
             if options.scenario == Scenario::Lab {
                 lab::files(&mut fs)?;
             }
-            options.scenario.script(options.seconds)
+            options.scenario.script(options)
         } else {
             options.command.join(" ")
         };
@@ -242,7 +249,7 @@ impl Guest {
             }
         }
         if options.command.is_empty() && options.scenario == Scenario::Lab {
-            lab::check(&out)?;
+            lab::check(&lab::chosen(&options.only), &out)?;
         }
         ensure!(code == 0, "the scenario ended with {code}");
         Ok(())

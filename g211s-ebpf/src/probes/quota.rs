@@ -92,8 +92,31 @@ pub(crate) fn joins(rec: &mut ThreadRecord, task: Task) {
     }
 }
 
-/// The thread joins the queue of `cpu`, woken or moved there. Where threads are kept off one by one none is
+/// The thread is woken and joins the queue of its present CPU. Where threads are kept off one by one none is
 /// then: it runs first.
+#[inline(always)]
+pub(crate) fn joins_woken(rec: &mut ThreadRecord, task: Task) {
+    rec.off_ns = NOT_COUNTED;
+    rec.throttled = NOT;
+    if !counts() || one_by_one() {
+        return;
+    }
+    let group = group_of(task);
+    // SAFETY: see `read`.
+    unsafe {
+        let count: u32 = read(group, globals::off_cfs_count());
+        let idle = count != 0
+            && globals::off_cfs_since() != ABSENT
+            && read::<u64>(group, globals::off_cfs_since()) == 0;
+        comes_to(rec, read(group, globals::off_cfs_time()), count, idle);
+    }
+}
+
+/// The thread is moved to the queue of `cpu`; its own pointer to that is not set yet.
+///
+/// Whether a quota is in force at all is not asked first: `cfs_bandwidth.hierarchical_quota` would say so for
+/// all groups above as well, but under cgroup2 it is -1 ("none") in every group until 6.5
+/// (`kernel/sched/core.c`, `tg_cfs_schedulable_down`: the least of two signed numbers, one of which is -1).
 #[inline(always)]
 pub(crate) fn joins_other(rec: &mut ThreadRecord, task: Task, cpu: u16) {
     rec.off_ns = NOT_COUNTED;
@@ -102,14 +125,10 @@ pub(crate) fn joins_other(rec: &mut ThreadRecord, task: Task, cpu: u16) {
         return;
     }
     // SAFETY: see `read`.
-    let (groups, quota) = unsafe {
+    let groups: u64 = unsafe {
         let tg: *const u8 = read(group_of(task), globals::off_cfs_tg());
-        (read::<u64>(tg, globals::off_tg_cfs_rq()), read::<u64>(tg, globals::off_tg_quota()))
+        read(tg, globals::off_tg_cfs_rq())
     };
-    // RUNTIME_INF: neither it nor a group above it has a quota.
-    if quota == u64::MAX {
-        return;
-    }
     let Some(group) = probe::<u64>(groups, u32::from(cpu) * 8) else { return };
     let (Some(time), Some(count)) = (
         probe::<u64>(group, globals::off_cfs_time()),
@@ -117,16 +136,18 @@ pub(crate) fn joins_other(rec: &mut ThreadRecord, task: Task, cpu: u16) {
     ) else {
         return;
     };
+    let idle = count != 0
+        && globals::off_cfs_since() != ABSENT
+        && probe::<u64>(group, globals::off_cfs_since()) == Some(0);
+    comes_to(rec, time, count, idle);
+}
+
+/// `idle`: the group is off and nothing waits in it. Then it is not counted until something does.
+#[inline(always)]
+fn comes_to(rec: &mut ThreadRecord, time: u64, count: u32, idle: bool) {
     rec.off_ns = time;
-    if count == 0 {
-        return;
-    }
-    rec.throttled = BEFORE;
-    // A group that nothing waits in is not counted until something does.
-    if globals::off_cfs_since() != ABSENT
-        && probe::<u64>(group, globals::off_cfs_since()) == Some(0)
-    {
-        rec.throttled = JUST_NOW;
+    if count != 0 {
+        rec.throttled = if idle { JUST_NOW } else { BEFORE };
     }
 }
 

@@ -560,7 +560,7 @@ fn wakeup(task: Task) {
         ts.network_waits_ns = now;
     }
     enter(rec, ThreadState::RunnableWoken, now, cpu, phase(ts));
-    quota::joins_other(rec, task, cpu);
+    quota::joins_woken(rec, task);
 }
 
 #[btf_tracepoint(function = "sched_migrate_task")]

@@ -269,8 +269,6 @@ pub struct QuotaFacts {
     pub rq_lost: Option<u32>,
     /// `task_group.cfs_rq`
     pub tg_cfs_rq: u32,
-    /// `task_group.cfs_bandwidth.hierarchical_quota`
-    pub tg_quota: u32,
 }
 
 /// Where the kernel keeps a run queue's clocks. Offsets.
@@ -339,7 +337,6 @@ fn quota_facts(btf: &KernelBtf<'_>) -> Result<QuotaFacts, BtfError> {
         rq_clock_of_begin,
         rq_lost,
         tg_cfs_rq: btf.offset("task_group", "cfs_rq")?,
-        tg_quota: btf.offset("task_group", "cfs_bandwidth.hierarchical_quota")?,
     })
 }
 

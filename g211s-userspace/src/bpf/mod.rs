@@ -607,7 +607,6 @@ fn optional_offsets(facts: &KernelFacts) -> Vec<(&'static str, u32)> {
         ("OFF_CFS_BEGIN", q.cfs_begin),
         ("OFF_RQ_CLOCK_OF_BEGIN", q.rq_clock_of_begin),
         ("OFF_TG_CFS_RQ", q.tg_cfs_rq),
-        ("OFF_TG_QUOTA", q.tg_quota),
     ]);
     all.extend(q.task_throttled.map(|offset| ("OFF_TASK_THROTTLED", offset)));
     all.extend(q.cfs_since.map(|offset| ("OFF_CFS_SINCE", offset)));
