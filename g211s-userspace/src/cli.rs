@@ -71,7 +71,8 @@ pub enum Command {
         g211s heap --pid 4242 -o heap.pb.gz           and for `go tool pprof heap.pb.gz`\n  \
         g211s heap --pid 4242 --json > before.json; sleep 600\n  \
         g211s heap --pid 4242 --json > after.json && g211s heap diff before.json after.json\n\n\
-        The figures are those of the memory profile that the Go runtime keeps by itself.")]
+        The figures are those of the memory profile that the Go runtime keeps by itself. For programs that keep none:\n  \
+        g211s heap --pid 4242 --follow --duration 5m  of what is allocated in this time, what stays in use")]
     Heap(HeapArgs),
     /// List the Go processes of this machine, and what g211s can do with each (root sees all)
     #[command(after_help = "Examples:\n  \
@@ -268,6 +269,15 @@ pub struct HeapTakeArgs {
     /// Process to look at
     #[arg(long, value_name = "PID")]
     pub pid: u32,
+    /// Follow what is allocated from now on instead of reading the runtime's own profile: for programs that keep none
+    #[arg(long)]
+    pub follow: bool,
+    /// With --follow: how long [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "follow")]
+    pub duration: Option<Duration>,
+    /// With --follow: most of the process's CPU time that the probes may take
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
+    pub budget: f64,
     /// Write the profile to this file as well, for `go tool pprof`
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use g211s::{
     agent::{self, Sinks},
-    allocs, census,
+    allocs::{self, observer::Nobody},
+    census,
     cli::{
         AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand,
         PsArgs, RecordArgs, ReportArgs,
@@ -205,7 +206,7 @@ fn allocations(args: &AllocsArgs) -> Result<ExitCode> {
             model.push(record);
             Ok(())
         };
-        runtime()?.block_on(allocs::command::run(args, pid, &mut sink))?;
+        runtime()?.block_on(allocs::command::run(args, pid, &mut Nobody, &mut sink))?;
         code = finish_recording(writer, args.record.is_some())?.0;
     } else if let Some(file) = &args.from {
         code = replay(file, |record| model.push(record))?;
@@ -245,7 +246,11 @@ fn heap_of(args: &HeapArgs) -> Result<ExitCode> {
             }
         }
         (None, Some(args)) => {
-            let document = heap::command::take(args)?;
+            let document = if args.follow {
+                runtime()?.block_on(heap::command::follow(args))?
+            } else {
+                heap::command::take(args)?
+            };
             if args.json {
                 print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
             } else {

@@ -10,6 +10,7 @@ use g211s_ebpf::event::THREAD_STATES;
 use crate::event::Event;
 
 mod alloc;
+mod heap;
 mod runtime;
 mod waits;
 
@@ -17,6 +18,7 @@ pub use alloc::{
     AllocDensity, AllocRun, AllocSample, AllocSamples, AllocStack, AllocState, AllocSums,
     AllocTotals,
 };
+pub use heap::{HeapFate, HeapLook, HeapObject};
 
 pub use runtime::{
     GcSample, GoroutineSample, HeapSample, Moment, PSample, Reads, RuntimeAccess, RuntimeFeature,
@@ -60,6 +62,8 @@ pub enum Record {
     AllocState(Box<AllocState>),
     /// What stacks allocated while every allocation was counted. At the end.
     AllocSums(Box<AllocSums>),
+    /// What became of sampled objects.
+    HeapLook(Box<HeapLook>),
     /// Something the user must know (a probe refused, a target that exited …), when it happened.
     Notice(Box<Notice>),
     /// How the run ended. Last, and once; missing if the recorder was killed.

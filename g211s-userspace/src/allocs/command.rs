@@ -17,6 +17,7 @@ use super::attached::Attached;
 use super::budget::{Budget, Expected, Plan};
 use super::decode::{Decoded, Decoder, SpanFields};
 use super::forecast::forecast;
+use super::observer::Observer;
 use super::rows::Rows;
 use super::totals::{self, CLASS_SIZES};
 use crate::agent::{host, naming::Naming, now_ns, stand_back};
@@ -58,13 +59,15 @@ fn cpu_ns(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |t| t.num_nanoseconds() as u64)
 }
 
-/// Follows the allocations of a process and hands all records to `sink`.
+/// Follows the allocations of a process and hands all records to `sink`. `observer` sees each object as soon as its event
+/// is decoded, and the process's memory between.
 ///
 /// # Errors
 /// A target that cannot be watched, or a kernel side that cannot be set up.
 pub async fn run(
     args: &AllocsArgs,
     pid: u32,
+    observer: &mut dyn Observer,
     sink: &mut dyn FnMut(Record) -> Result<()>,
 ) -> Result<()> {
     let began = Instant::now();
@@ -84,6 +87,7 @@ pub async fn run(
     let fields = SpanFields::new(runtime.offsets()).map_err(unwatchable)?;
     // What a sample says of its span is believed only where the runtime's own structures are as they should be.
     runtime.usable(Feature::Spans).map_err(|why| unwatchable(why.to_owned()))?;
+    observer.begin(&runtime, &binary.version).map_err(unwatchable)?;
     let cpu_clock = clock_getcpuclockid(Pid::from_raw(pid as i32))
         .map_err(|e| unwatchable(format!("its CPU time cannot be read: {e}")))?;
     let mut session = Session::load(&LoadOptions {
@@ -110,6 +114,7 @@ pub async fn run(
     let budget = if args.exact { 1.0 } else { args.budget };
     let mut run = Run {
         sink,
+        observer,
         naming: Naming::new(&procfs, 0, pid, &binary),
         decoder: Decoder::new(0, fields),
         budget: Budget::new(
@@ -163,6 +168,7 @@ fn mallocgc(binary: &Binary, bias: u64) -> std::ops::Range<u64> {
 /// A run under way.
 struct Run<'a, 's> {
     sink: &'s mut dyn FnMut(Record) -> Result<()>,
+    observer: &'s mut dyn Observer,
     naming: Naming<'a>,
     decoder: Decoder,
     budget: Budget,
@@ -312,9 +318,10 @@ impl Run<'_, '_> {
                     self.status();
                 }
                 () = self.session.pressed() => {}
-                () = tokio::time::sleep(step) => {}
+                () = tokio::time::sleep(self.observer.within().map_or(step, |d| d.min(step))) => {}
             }
             self.drain()?;
+            self.look(false)?;
             self.settle(false)?;
             if !self.exact {
                 self.govern()?;
@@ -436,6 +443,7 @@ impl Run<'_, '_> {
                 received,
                 lost,
                 sink,
+                observer,
                 ..
             } = self;
             let look = attached.looks.saturating_sub(1);
@@ -455,8 +463,14 @@ impl Run<'_, '_> {
                     }
                 }
                 match decoded {
-                    Decoded::Sample(sample) => pending.push(sample),
-                    Decoded::Row(row) => rows.push(row),
+                    Decoded::Sample(sample) => {
+                        observer.made(&sample);
+                        pending.push(sample);
+                    }
+                    Decoded::Row(row) => {
+                        observer.made(&row.sample);
+                        rows.push(row);
+                    }
                     Decoded::Summed { key, stack } => drop(summed.insert(key, stack)),
                 }
             });
@@ -480,6 +494,14 @@ impl Run<'_, '_> {
             self.runtime.u64(Global::Mheap, "runtime.mheap", "sweepgen").ok().map(|g| g as u32);
         self.pending.extend(self.rows.settle(self.runtime.memory(), sweepgen, now_ns(), last));
         self.hand_on()
+    }
+
+    /// Lets the observer look at the process.
+    fn look(&mut self, last: bool) -> Result<()> {
+        for record in self.observer.look(&self.runtime, now_ns(), last) {
+            (self.sink)(record)?;
+        }
+        Ok(())
     }
 
     fn hand_on(&mut self) -> Result<()> {
@@ -527,6 +549,7 @@ impl Run<'_, '_> {
         std::thread::sleep(Duration::from_millis(2));
         self.drain()?;
         self.settle(true)?;
+        self.look(true)?;
         if self.exact {
             self.sums()?;
         }

@@ -8,6 +8,7 @@ pub mod command;
 pub mod decode;
 mod forecast;
 pub mod model;
+pub mod observer;
 pub mod output;
 pub mod rows;
 pub mod schema;

@@ -114,6 +114,12 @@ impl Allocations {
         self.run = run;
     }
 
+    /// The same run, before any sample.
+    #[must_use]
+    pub fn without_samples(&self) -> Self {
+        Self { cells: HashMap::new(), samples: 0, sums: None, ..self.clone() }
+    }
+
     /// How the run is set up.
     pub fn run(&self) -> &AllocRun {
         &self.run

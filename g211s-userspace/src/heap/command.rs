@@ -4,27 +4,32 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::buckets::{AsOf, Snapshot};
 use super::diff::{self, Difference, Side};
 use super::estimate::Evidence;
+use super::following::Following;
 use super::schema::{Document, LiveHeap, Reads, SCHEMA, Source, TargetInfo, sites};
-use super::{INUSE_SPACE, symbolised};
+use super::{INUSE_SPACE, followed, symbolised};
 use crate::agent::stand_back;
-use crate::cli::{HeapDiffArgs, HeapTakeArgs};
+use crate::allocs;
+use crate::cli::{AllocPlanArg, AllocsArgs, HeapDiffArgs, HeapTakeArgs};
 use crate::go::globals::{Global, Globals};
 use crate::go::offsets::Offsets;
 use crate::profile::{Mapping, Profile, flame, pprof};
 use crate::report::format::clean;
 use crate::runtime::bias::load_bias;
 use crate::runtime::memory::{Memory, ProcessMemory};
+use crate::runtime::sampling::open_runtime;
 use crate::runtime::{Feature, Runtime};
 use crate::target::procfs::Procfs;
 use crate::target::{ResolvedTarget, resolve};
 
+/// How long is followed where nothing else is asked for.
+const FOLLOW: Duration = Duration::from_mins(1);
 /// Largest file that is compared.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -45,7 +50,10 @@ pub fn take(args: &HeapTakeArgs) -> Result<Document> {
     let mut runtime = Runtime::with(&memory, offsets, globals, bias);
     runtime.check(binary, &[Feature::HeapProfile, Feature::Heap, Feature::Gc]);
     runtime.usable(Feature::HeapProfile).map_err(|why| {
-        unreadable(&format!("there is no memory profile of the runtime's own: {why}"))
+        unreadable(&format!(
+            "there is no memory profile of the runtime's own: {why}. With --follow, g211s follows what is allocated \
+             from now on"
+        ))
     })?;
     let (began, calls) = (Instant::now(), memory.counts());
     let snapshot = Snapshot::take(&runtime).map_err(|why| unreadable(&why))?;
@@ -75,14 +83,7 @@ pub fn take(args: &HeapTakeArgs) -> Result<Document> {
     let counts = memory.counts();
     let document = Document {
         schema: SCHEMA.to_owned(),
-        target: TargetInfo {
-            pid: args.pid,
-            comm: clean(&target.comm),
-            exe: clean(&target.exe),
-            go_version: clean(&binary.build.go_version),
-            module: binary.build.module.as_deref().map(clean),
-            offsets: runtime.offsets().source().to_string(),
-        },
+        target: target_info(args.pid, &target, runtime.offsets()),
         time_ns: now,
         source,
         live_heap,
@@ -96,10 +97,71 @@ pub fn take(args: &HeapTakeArgs) -> Result<Document> {
             bytes: counts.bytes - calls.bytes,
             took_ns: took.as_nanos() as u64,
         },
+        followed: None,
         unavailable,
     };
     write(args, &document, &profile)?;
     Ok(document)
+}
+
+/// Follows what is allocated for a while, and writes what files are asked for.
+///
+/// # Errors
+/// A process that cannot be followed, or a file that cannot be written.
+pub async fn follow(args: &HeapTakeArgs) -> Result<Document> {
+    let procfs = Procfs::default();
+    let target = resolve(&procfs, args.pid)?;
+    let allocs = AllocsArgs {
+        pid: Some(args.pid),
+        from: None,
+        duration: Some(args.duration.unwrap_or(FOLLOW)),
+        budget: args.budget,
+        // Searches for free slots do not say which object was made.
+        plan: AllocPlanArg::Refill,
+        exact: false,
+        top: args.top,
+        json: args.json,
+        output: None,
+        svg: None,
+        folded: None,
+        record: None,
+    };
+    let mut model = followed::Model::default();
+    let mut following = Following::default();
+    let mut sink = |record| {
+        model.push(record);
+        Ok(())
+    };
+    allocs::command::run(&allocs, args.pid, &mut following, &mut sink).await?;
+    let (mut profile, sums) = model.profile();
+    profile.mappings.push(
+        load_bias(&procfs, args.pid, &target.binary)
+            .map_or_else(|_| Mapping::default(), |bias| mapping(&target, bias)),
+    );
+    profile.time_ns =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as i64);
+    let offsets = Offsets::for_binary(&target.binary);
+    let mut document = model.document(target_info(args.pid, &target, &offsets), &profile, &sums);
+    if target.is_alive(&procfs)
+        && let Ok(runtime) = open_runtime(&procfs, &target)
+    {
+        document.live_heap = live_heap(&runtime);
+    }
+    profile.comments.push(format!("g211s heap --follow: {}", document.source.as_of));
+    write(args, &document, &profile)?;
+    Ok(document)
+}
+
+fn target_info(pid: u32, target: &ResolvedTarget, offsets: &Offsets) -> TargetInfo {
+    let build = &target.binary.build;
+    TargetInfo {
+        pid,
+        comm: clean(&target.comm),
+        exe: clean(&target.exe),
+        go_version: clean(&build.go_version),
+        module: build.module.as_deref().map(clean),
+        offsets: offsets.source().to_string(),
+    }
 }
 
 fn live_heap<M: Memory>(runtime: &Runtime<M>) -> Option<LiveHeap> {

@@ -1,12 +1,15 @@
 //! `g211s heap`: which lines of a process's code hold the heap. Read from the memory profile that the Go runtime
 //! keeps by itself ([`buckets`]), without stopping the process; printed as text, JSON, pprof's format and drawings.
-//! Whether single objects live is told by their spans ([`liveness`]). Must not know BPF, nor records.
+//! Whether single objects live is told by their spans ([`liveness`]); where the runtime keeps no profile, sampled
+//! allocations are followed by that ([`following`], [`followed`]). Must not know BPF.
 
 pub mod buckets;
 pub mod command;
 pub mod diff;
 mod diff_text;
 pub mod estimate;
+pub mod followed;
+pub mod following;
 mod go_exp;
 mod judge;
 pub mod liveness;

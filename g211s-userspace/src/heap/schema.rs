@@ -31,6 +31,9 @@ pub struct Document {
     pub sites: Vec<SiteInfo>,
     /// How reading went.
     pub reads: Reads,
+    /// How objects were followed; `None` where the figures are the runtime's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub followed: Option<FollowedInfo>,
     /// What could not be told, and why.
     pub unavailable: Vec<String>,
 }
@@ -55,7 +58,8 @@ pub struct TargetInfo {
 /// Where the figures come from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Source {
-    /// `runtime_profile`: the memory profile that the Go runtime keeps by itself.
+    /// `runtime_profile`: the memory profile that the Go runtime keeps by itself. `followed`: sampled objects of what
+    /// was allocated since `g211s` began to look, followed from collection to collection.
     pub kind: String,
     /// Bytes allocated per sample, on average.
     pub bytes_per_sample: u64,
@@ -65,6 +69,55 @@ pub struct Source {
     pub gc_cycles: Option<u64>,
     /// Up to when the figures go, in words.
     pub as_of: String,
+}
+
+/// How objects were followed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct FollowedInfo {
+    /// How long allocations were looked at, ns: all figures are of what was allocated in this time.
+    pub window_ns: u64,
+    /// For how long of it probes were attached, ns.
+    pub observed_ns: u64,
+    /// Collections that ended in it; `None` where not known.
+    pub gc_cycles: Option<u64>,
+    /// Those that passed without a look: what lived through one is doubtful.
+    pub gc_cycles_missed: u64,
+    /// Looks at the objects.
+    pub looks: u64,
+    /// Objects sampled.
+    pub samples: u64,
+    /// Those that were followed.
+    pub samples_followed: u64,
+    /// Of the bytes in use: those that may be other objects by now, since collections were missed. The intervals
+    /// begin without them.
+    pub doubtful_bytes: u64,
+    /// Bytes made since the last collection, which no one has judged: not in use here, as in Go's own profile.
+    pub young_bytes: u64,
+    /// Bytes of which it could not be told at the end.
+    pub untold_bytes: u64,
+    /// Part of the sampled bytes whose objects could not be followed. The others of their size stand for them.
+    pub not_followed_share: f64,
+    /// Bytes of sizes of which no object was followed: in use or not, they are in no site's `inuse_bytes`.
+    pub unsampled_bytes: u64,
+    /// Bytes in use by how many collections they have lived through.
+    pub ages: Vec<AgeInfo>,
+    /// Events of the kernel side that were lost.
+    pub lost: u64,
+    /// What the probes cost the target, as a part of its CPU time.
+    pub cost_share: f64,
+    /// How the run ended.
+    pub ended: Option<String>,
+}
+
+/// Bytes in use of an age.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct AgeInfo {
+    /// Collections lived through, at least.
+    pub cycles_from: u32,
+    /// At most; `None`: no end.
+    pub cycles_to: Option<u32>,
+    /// Bytes in use, doubtful ones included.
+    pub inuse_bytes: u64,
 }
 
 /// What the collector counts, bytes (`gcController`).

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::estimate::Estimate;
-use super::schema::{Document, SiteInfo};
+use super::schema::{Document, FollowedInfo, SiteInfo};
 use crate::profile::table::{Look, print};
 use crate::report::format::{bytes, clean, count, plural};
 
@@ -35,18 +35,72 @@ fn head(out: &mut String, document: &Document) {
     );
     let _ = writeln!(
         out,
-        "allocated since the start: {} in {} (95 %: {})",
+        "allocated since {}: {} in {} (95 %: {})",
+        if document.followed.is_some() { "g211s began" } else { "the start" },
         bytes(total.alloc_bytes.value),
         plural(total.alloc_objects.value, "object", "objects"),
         range(total.alloc_bytes),
     );
     let source = &document.source;
+    if let Some(followed) = &document.followed {
+        head_of_followed(out, document, followed);
+        return;
+    }
     let _ = writeln!(
         out,
         "source: the runtime's own memory profile, 1 sample per {} bytes, {}\n",
         count(source.bytes_per_sample),
         source.as_of
     );
+}
+
+fn head_of_followed(out: &mut String, document: &Document, followed: &FollowedInfo) {
+    let cycles = followed
+        .gc_cycles
+        .map_or_else(String::new, |n| format!(", through {}", plural(n, "GC cycle", "GC cycles")));
+    let _ = writeln!(
+        out,
+        "source: {} of {} followed{cycles}; {}",
+        count(followed.samples_followed),
+        plural(followed.samples, "sampled object", "sampled objects"),
+        document.source.as_of
+    );
+    if followed.gc_cycles_missed > 0 || followed.doubtful_bytes > 0 {
+        let _ = writeln!(
+            out,
+            "doubtful: {} of what is in use may be other objects by now ({} missed)",
+            bytes(followed.doubtful_bytes),
+            plural(followed.gc_cycles_missed, "GC cycle was", "GC cycles were")
+        );
+    }
+    let _ = writeln!(
+        out,
+        "not told: {} made since that cycle, {} not swept or read, {} of sizes of which nothing was followed; {:.1}% of \
+         the sampled bytes could not be followed, and others of their size stand for them",
+        bytes(followed.young_bytes),
+        bytes(followed.untold_bytes),
+        bytes(followed.unsampled_bytes),
+        followed.not_followed_share * 100.0
+    );
+    let ages: Vec<String> = followed
+        .ages
+        .iter()
+        .map(|age| {
+            let span = match age.cycles_to {
+                Some(to) if to == age.cycles_from => to.to_string(),
+                Some(to) => format!("{}–{to}", age.cycles_from),
+                None => format!("{}+", age.cycles_from),
+            };
+            format!("{span}: {}", bytes(age.inuse_bytes))
+        })
+        .collect();
+    if !ages.is_empty() {
+        let _ = writeln!(out, "in use by GC cycles lived through: {}", ages.join(", "));
+    }
+    if followed.lost > 0 {
+        let _ = writeln!(out, "{} lost", plural(followed.lost, "event was", "events were"));
+    }
+    out.push('\n');
 }
 
 /// `58…70 MiB`; one end only where both read the same.

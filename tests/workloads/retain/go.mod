@@ -1,0 +1,3 @@
+module g211s.test/retain
+
+go 1.21
