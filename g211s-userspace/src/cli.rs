@@ -209,7 +209,7 @@ pub struct AllocsArgs {
     /// The densest plan to use: `refill` samples one object in some 8 KB, `next-free` one in up to 64
     #[arg(long, value_name = "PLAN", default_value = "next-free", conflicts_with_all = ["from", "exact"])]
     pub plan: AllocPlanArg,
-    /// Count every allocation instead of sampling: exact, and dear as long as it lasts
+    /// Count every allocation instead of sampling: exact, and dear as long as it lasts (30 s at most)
     #[arg(long, conflicts_with_all = ["from", "budget"])]
     pub exact: bool,
     /// How many call sites to print
@@ -230,6 +230,26 @@ pub struct AllocsArgs {
     /// Also write the recording to this file
     #[arg(long, value_name = "FILE", conflicts_with = "from")]
     pub record: Option<PathBuf>,
+}
+
+/// Counting every allocation lasts at most so long: nothing else bounds what it costs the process.
+const LONGEST_EXACT: Duration = Duration::from_secs(30);
+
+impl AllocsArgs {
+    /// What clap cannot say of single arguments.
+    ///
+    /// # Errors
+    /// What makes no sense together.
+    pub fn check(&self) -> Result<(), String> {
+        if self.exact && self.duration.is_some_and(|d| d > LONGEST_EXACT) {
+            return Err(format!(
+                "--exact costs the process at every allocation, so it lasts at most {} s; without it, allocations are \
+                 sampled",
+                LONGEST_EXACT.as_secs()
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// How densely allocations are sampled at most.

@@ -1,7 +1,8 @@
 //! Keeps affordable what is hit very often (the probes in the allocator's slow path and in mark assists; the tracepoints of
 //! all the host's system calls): exact while hits are few, looks at intervals when they are many. Where hits are only
 //! counted, short looks say as much as long ones. Where each hit may be the one that matters, the whole budget is
-//! spent: hits that were not needed are saved up, and a look lasts until they are used up. Decides from counts and times alone; must not know how a probe is attached.
+//! spent: hits that were not needed are saved up, and a look lasts until they are used up. Decides from counts and times
+//! alone; must not know how a probe is attached.
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use g211s::{
     agent::{self, Sinks},
     allocs::{self, observer::Nobody},
@@ -31,6 +31,11 @@ const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Allocs(args) = &cli.command
+        && let Err(why) = args.check()
+    {
+        Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
+    }
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(e) => {

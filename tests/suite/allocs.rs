@@ -359,6 +359,13 @@ fn what_cannot_be_followed_is_said() -> Result<()> {
         done.code(),
         done.stderr()
     );
+    let done = agent::run(&["allocs", "--pid", &me, "--exact", "--duration", "31s"])?;
+    ensure!(
+        done.code() == 2 && done.stderr().contains("30 s"),
+        "{}: {}",
+        done.code(),
+        done.stderr()
+    );
     let done = agent::run(&["allocs", "--from", "/dev/null"])?;
     ensure!(
         done.code() == 1 && done.stderr().lines().count() == 1,

@@ -34,6 +34,12 @@ fn cached_span(index: u32, cache: u64, class: u64) -> u64 {
     unsafe { bpf_probe_read_user(at as *const u64) }.unwrap_or(0)
 }
 
+/// Whose hit this is. While g211s measures what one costs it is its own, and counts for nobody yet.
+#[inline(always)]
+fn whose(id: u64, calibrates: bool) -> Option<u32> {
+    if calibrates { Some(0) } else { target::of((id >> 32) as u32) }
+}
+
 /// A sample of allocations: streamed. At [`Site::Calibrate`] it does all the work and sends nothing.
 #[uprobe]
 pub(crate) fn go_alloc(ctx: ProbeContext) -> u32 {
@@ -41,12 +47,7 @@ pub(crate) fn go_alloc(ctx: ProbeContext) -> u32 {
     // SAFETY: a helper without preconditions.
     let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     let calibrates = site == Site::Calibrate as u64;
-    let index = if calibrates {
-        0
-    } else {
-        let Some(index) = target::of((id >> 32) as u32) else { return 0 };
-        index
-    };
+    let Some(index) = whose(id, calibrates) else { return 0 };
     count(index, site);
     let at_entry = site == Site::AllocNextFree as u64;
     let (cache, class, span) = if at_entry {
@@ -97,12 +98,7 @@ pub(crate) fn go_alloc_exact(ctx: ProbeContext) -> u32 {
     // SAFETY: a helper without preconditions.
     let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     let calibrates = site == Site::Calibrate as u64;
-    let index = if calibrates {
-        0
-    } else {
-        let Some(index) = target::of((id >> 32) as u32) else { return 0 };
-        index
-    };
+    let Some(index) = whose(id, calibrates) else { return 0 };
     count(index, site);
     let bytes = reg::<AX>(&ctx);
     // Takes nothing from the heap: `zerobase`.

@@ -44,6 +44,8 @@ pub struct Expected {
     pub refill: f64,
     /// Of [`Plan::NextFree`].
     pub next_free: f64,
+    /// Where every allocation is counted.
+    pub exact: f64,
 }
 
 /// The account.
@@ -214,7 +216,7 @@ mod tests {
             attached += if b.plan() == Plan::Resting { 0 } else { 50 * MS };
             *from += 50 * MS;
             *hits += (rate / 20.0) as u64;
-            let expected = Expected { refill: t.refill, next_free: t.next_free };
+            let expected = Expected { refill: t.refill, next_free: t.next_free, exact: 0.0 };
             b.decide(*from, *from, *hits, expected);
         }
         (b.spent_ns - before, attached)
@@ -222,7 +224,7 @@ mod tests {
 
     fn begun(t: &Target) -> Budget {
         let mut b = Budget::new(0.01, 2_000, true);
-        b.begin(0, 0, 1.0, Expected { refill: t.refill, next_free: t.next_free });
+        b.begin(0, 0, 1.0, Expected { refill: t.refill, next_free: t.next_free, exact: 0.0 });
         b
     }
 
@@ -277,10 +279,13 @@ mod tests {
     fn an_idle_target_is_not_starved() {
         let t = Target { refill: 20.0, next_free: 80.0 };
         let mut b = Budget::new(0.01, 2_000, true);
-        assert_eq!(b.begin(0, 0, 0.0, Expected { refill: 20.0, next_free: 80.0 }), Plan::NextFree);
+        assert_eq!(
+            b.begin(0, 0, 0.0, Expected { refill: 20.0, next_free: 80.0, exact: 0.0 }),
+            Plan::NextFree
+        );
         for at in 1..100 {
             let hits = (t.next_free * at as f64 / 10.0) as u64;
-            let expected = Expected { refill: t.refill, next_free: t.next_free };
+            let expected = Expected { refill: t.refill, next_free: t.next_free, exact: 0.0 };
             assert_eq!(b.decide(at * 100 * MS, 0, hits, expected), Plan::NextFree);
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use g211s_ebpf::config::GoLayout;
 use g211s_ebpf::event::Site;
 use nix::sys::time::TimeValLike as _;
@@ -143,6 +143,7 @@ pub async fn run(
         cpu_clock,
         cost_ns,
         lost: None,
+        gave_up: false,
         tty: io::stderr().is_terminal(),
         started_ns: 0,
     };
@@ -198,6 +199,8 @@ struct Run<'a, 's> {
     cpu_clock: ClockId,
     cost_ns: u64,
     lost: Option<String>,
+    /// The probes could not be attached again.
+    gave_up: bool,
     tty: bool,
     started_ns: u64,
 }
@@ -222,9 +225,7 @@ impl Run<'_, '_> {
         })?;
         let (before, at) = (cpu_ns(self.cpu_clock), Instant::now());
         self.count();
-        if !self.exact {
-            tokio::time::sleep(FORECAST).await;
-        }
+        tokio::time::sleep(FORECAST).await;
         self.count();
         let start_ns = now_ns();
         self.started_ns = start_ns;
@@ -273,6 +274,12 @@ impl Run<'_, '_> {
                     "every allocation cannot be counted in this executable: runtime.mallocgc cannot be probed"
                 );
             }
+            let rate = self.forecast.exact;
+            self.say(&format!(
+                "counting every allocation: {rate:.0} a second at {} each take the process {:.1} s of CPU time a second",
+                duration(self.cost_ns),
+                rate * self.cost_ns as f64 / 1e9
+            ));
             for request in &requests {
                 self.attached.handles.push(self.session.attach_probe(request)?);
             }
@@ -325,6 +332,9 @@ impl Run<'_, '_> {
             self.settle(false)?;
             if !self.exact {
                 self.govern()?;
+            }
+            if self.gave_up {
+                return Ok("error");
             }
             if !self.target.is_alive(&self.procfs) {
                 return Ok("target_exited");
@@ -382,7 +392,9 @@ impl Run<'_, '_> {
             return Ok(());
         }
         if let Err(e) = self.attached.change(&mut self.session, was, plan) {
-            return Err(e).context("the probes did not come back");
+            self.gave_up = true;
+            return self
+                .notice(&format!("the probes did not come back: {e}; this is what came before"));
         }
         if was == Plan::NextFree || plan == Plan::NextFree {
             self.decoder.interrupted();

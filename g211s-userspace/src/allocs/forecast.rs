@@ -13,19 +13,23 @@ pub(super) fn forecast(
     refills: f64,
 ) -> Expected {
     const SPAN: f64 = 8192.0;
-    let (mut spans, mut searches) = (0.0, 0.0);
+    let (mut spans, mut searches, mut all) = (0.0, 0.0, 0.0);
     for (&class, &n) in &now.small {
         let n = n.saturating_sub(last.small.get(&class).copied().unwrap_or(0)) as f64;
         let bytes = n * CLASS_SIZES.get(usize::from(class)).copied().unwrap_or(0) as f64;
         // A span has one object at least.
         spans += (bytes / SPAN).min(n);
         searches += n / 64.0;
+        all += n;
     }
     let large = now.large.saturating_sub(last.large) as f64;
+    // Several of these share an object that the runtime counts.
+    let tiny = now.tiny.saturating_sub(last.tiny) as f64;
     let refill = spans * refills;
     Expected {
         refill: (refill + large) / seconds,
         next_free: (refill + searches + large) / seconds,
+        exact: (all + tiny + large) / seconds,
     }
 }
 

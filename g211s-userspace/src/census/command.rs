@@ -9,8 +9,6 @@ use super::schema::{self, Document};
 use super::{Census, CensusError};
 use crate::agent::stand_back;
 use crate::cli::GoroutinesArgs;
-use crate::go::globals::Globals;
-use crate::go::offsets::Offsets;
 use crate::runtime::bias::load_bias;
 use crate::runtime::memory::{MemoryError, ProcessMemory};
 use crate::runtime::{Feature, Runtime};
@@ -35,9 +33,7 @@ pub async fn run(args: &GoroutinesArgs) -> Result<Document> {
     binary.known_runtime().map_err(|why| unreadable(&why))?;
     let bias = load_bias(&procfs, args.pid, binary).map_err(|why| unreadable(&why))?;
     let memory = ProcessMemory::open(&procfs, args.pid).map_err(|why| unreadable(&why))?;
-    let offsets = Offsets::for_binary(binary);
-    let globals = Globals::find(binary, &offsets);
-    let mut runtime = Runtime::with(&memory, offsets, globals, bias);
+    let mut runtime = Runtime::unchecked(&memory, binary, bias);
     runtime.check(binary, &[Feature::Goroutines]);
     runtime.usable(Feature::Goroutines).map_err(|why| {
         let what = "the runtime's list of them is not what it should be";

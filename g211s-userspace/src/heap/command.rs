@@ -17,7 +17,7 @@ use super::{INUSE_SPACE, followed, symbolised};
 use crate::agent::stand_back;
 use crate::allocs;
 use crate::cli::{AllocPlanArg, AllocsArgs, HeapDiffArgs, HeapTakeArgs};
-use crate::go::globals::{Global, Globals};
+use crate::go::globals::Global;
 use crate::go::offsets::Offsets;
 use crate::profile::{Mapping, Profile, flame, pprof};
 use crate::report::format::clean;
@@ -45,9 +45,7 @@ pub fn take(args: &HeapTakeArgs) -> Result<Document> {
     binary.known_runtime().map_err(|why| unreadable(&why))?;
     let bias = load_bias(&procfs, args.pid, binary).map_err(|why| unreadable(&why))?;
     let memory = ProcessMemory::open(&procfs, args.pid).map_err(|why| unreadable(&why))?;
-    let offsets = Offsets::for_binary(binary);
-    let globals = Globals::find(binary, &offsets);
-    let mut runtime = Runtime::with(&memory, offsets, globals, bias);
+    let mut runtime = Runtime::unchecked(&memory, binary, bias);
     runtime.check(binary, &[Feature::HeapProfile, Feature::Heap, Feature::Gc]);
     runtime.usable(Feature::HeapProfile).map_err(|why| {
         unreadable(&format!(

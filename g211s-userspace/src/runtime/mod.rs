@@ -122,11 +122,16 @@ impl<M: Memory> Runtime<M> {
     /// the executable's addresses when it was loaded. Never fails as a whole: see
     /// [`usable`](Self::usable).
     pub fn open(memory: M, binary: &Binary, bias: u64) -> Self {
-        let offsets = Offsets::for_binary(binary);
-        let globals = Globals::find(binary, &offsets);
-        let mut this = Self::with(memory, offsets, globals, bias);
+        let mut this = Self::unchecked(memory, binary, bias);
         this.recheck(binary);
         this
+    }
+
+    /// The same without the checks, for who needs few features: see [`check`](Self::check).
+    pub fn unchecked(memory: M, binary: &Binary, bias: u64) -> Self {
+        let offsets = Offsets::for_binary(binary);
+        let globals = Globals::find(binary, &offsets);
+        Self::with(memory, offsets, globals, bias)
     }
 
     /// The same with what [`open`](Self::open) finds out of the executable, for several processes of
