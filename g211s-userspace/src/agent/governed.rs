@@ -33,6 +33,13 @@ impl Governed {
         self.probes.push((request, Some(handle)));
     }
 
+    /// They count from `now` on; `left_out`: only if there are any.
+    pub(super) fn begin(&mut self, now: u64, left_out: bool) {
+        if !(left_out && self.probes.is_empty()) {
+            self.governor.attached(now, 0);
+        }
+    }
+
     /// Lets go of all, for good.
     pub(super) fn take(&mut self) -> Vec<ProbeHandle> {
         std::mem::take(&mut self.probes).into_iter().filter_map(|(_, handle)| handle).collect()

@@ -130,6 +130,13 @@ impl Stalls {
         all
     }
 
+    /// What was counted so far, and the table that goes on without it.
+    pub fn split(self) -> (Self, Self) {
+        let Self { by_cause, held, stw_ns, stops, delays_ns, delays } = self;
+        let counted = Self { by_cause, held: Vec::new(), stw_ns, stops, delays_ns, delays };
+        (counted, Self { held, ..Self::default() })
+    }
+
     /// The rows, most time first.
     pub fn rows(&self) -> Vec<&Stall> {
         let mut rows: Vec<&Stall> = self.by_cause.values().collect();

@@ -4,7 +4,7 @@
 use crate::elf::buildinfo::BuildInfo;
 use crate::elf::pclntab::{Function, Pclntab};
 use crate::elf::sites::{FunctionCode, MAX_CODE, SiteError};
-use crate::elf::symbols::Symbols;
+use crate::elf::symbols::{Paused, Symbols};
 use crate::elf::{EM_X86_64, ElfError, ElfFile, ReadAt};
 
 pub mod globals;
@@ -172,6 +172,11 @@ impl Binary {
     /// Its line tables, for look-ups by address.
     pub fn symbols(&self) -> Symbols<'_> {
         Symbols::new(&self.elf, &self.functions)
+    }
+
+    /// The same, with what was found out before in this executable.
+    pub fn resume_symbols(&self, paused: Paused) -> Symbols<'_> {
+        Symbols::resume(&self.elf, &self.functions, paused)
     }
 
     /// Reads a function's machine code for [`decode`](FunctionCode::decode). Fails where it does not

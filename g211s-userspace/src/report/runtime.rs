@@ -106,6 +106,12 @@ impl Samples {
         self.last = Some(sample);
     }
 
+    /// Forgets the series, and that a disagreement was told.
+    pub(super) fn forget(&mut self) {
+        self.points.clear();
+        self.told = false;
+    }
+
     /// GOMAXPROCS, if it was the same in all samples.
     pub(super) fn gomaxprocs(&self) -> Option<u32> {
         self.gomaxprocs.filter(|(low, high)| low == high).map(|(n, _)| n)
