@@ -19,6 +19,7 @@ pub mod leaks;
 pub mod paired;
 pub mod proc;
 pub mod report;
+pub mod scrape;
 pub mod service;
 pub mod stats;
 pub mod truth;
