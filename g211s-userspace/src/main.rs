@@ -291,7 +291,8 @@ fn dist(folder: &Path) -> Result<ExitCode> {
     command.build();
     let page = |command: &clap::Command, name: String| -> Result<()> {
         let mut text = Vec::new();
-        let man = clap_mangen::Man::new(command.clone().display_name(name.clone())).title(name.clone());
+        let man =
+            clap_mangen::Man::new(command.clone().display_name(name.clone())).title(name.clone());
         man.render(&mut text)?;
         Ok(std::fs::write(folder.join(format!("{name}.1")), text)?)
     };

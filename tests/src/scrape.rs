@@ -43,7 +43,11 @@ impl Agent {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
         let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no head")?;
-        ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer[..end]));
+        ensure!(
+            answer.starts_with(b"HTTP/1.1 200 "),
+            "{}",
+            String::from_utf8_lossy(&answer[..end])
+        );
         Ok(answer.split_off(end + 4))
     }
 

@@ -213,8 +213,7 @@ impl<S: Sink> Run<S> {
             self.session.watch(w.request)?;
         }
         // At once: from here on whatever the runtime counts is in our events as well.
-        let samples: Vec<Record> =
-            watched.iter().filter_map(|w| w.sample(Moment::Start)).collect();
+        let samples: Vec<Record> = watched.iter().filter_map(|w| w.sample(Moment::Start)).collect();
         for mut w in watched {
             w.allocs.begin(start_ns, self.manner.unending);
             w.assists.begin(start_ns, self.manner.unending);
@@ -305,9 +304,10 @@ impl<S: Sink> Run<S> {
     pub(crate) fn missing(&self, index: u8) -> String {
         let Some(w) = self.watched.get(&index) else { return String::new() };
         let left_out: Vec<&str> = watched::ALLOCS.iter().map(|s| plan::site_name(*s)).collect();
-        let own = w.record.unavailable.iter().filter(|u| {
-            !self.manner.common.contains(u) && !left_out.contains(&u.feature.as_str())
-        });
+        let own =
+            w.record.unavailable.iter().filter(|u| {
+                !self.manner.common.contains(u) && !left_out.contains(&u.feature.as_str())
+            });
         let mut own: Vec<_> = own.collect();
         let why = own.first().map(|u| u.why.clone()).unwrap_or_default();
         own.dedup_by(|a, b| a.feature == b.feature);

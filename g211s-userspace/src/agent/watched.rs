@@ -124,8 +124,9 @@ pub(super) fn attach_probes(
     let mut probes = Vec::new();
     // Without an edge that ends a stop, its beginning would open a window for ever.
     let has_end = plan.probes.iter().any(|p| matches!(p.site, Site::StwStart | Site::StwEnd));
-    let wanted =
-        |p: &&plan::PlannedProbe| (has_end || p.site != Site::StwStop) && !without.contains(&p.site);
+    let wanted = |p: &&plan::PlannedProbe| {
+        (has_end || p.site != Site::StwStop) && !without.contains(&p.site)
+    };
     for probe in plan.probes.iter().filter(wanted) {
         let request = ProbeRequest {
             site: probe.site,

@@ -15,8 +15,8 @@ use aya::{
 use serde::Serialize;
 
 use super::{
-    BpfError, IRQS_UNSEEN, LoadOptions, NEEDS, OBJECT, POLLS_UNCOUNTED, Session, VMLINUX_BTF, failed,
-    kernel_btf::KernelFacts, program,
+    BpfError, IRQS_UNSEEN, LoadOptions, NEEDS, OBJECT, POLLS_UNCOUNTED, Session, VMLINUX_BTF,
+    failed, kernel_btf::KernelFacts, program,
 };
 use crate::{governor::EXACT_SYSCALLS, record::PollSource};
 

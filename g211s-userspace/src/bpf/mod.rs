@@ -248,11 +248,7 @@ impl Session {
     ///
     /// # Errors
     /// [`BpfError`]
-    pub fn load_for(
-        options: &LoadOptions,
-        targets: u32,
-        execs: bool,
-    ) -> Result<Self, BpfError> {
+    pub fn load_for(options: &LoadOptions, targets: u32, execs: bool) -> Result<Self, BpfError> {
         if OBJECT.is_empty() {
             return Err(BpfError::NoObject);
         }

@@ -42,7 +42,8 @@ fn get() -> io::Result<[Data; 2]> {
     let mut header = Header { version: VERSION_3, pid: 0 };
     let mut data = [Data::default(); 2];
     // SAFETY: capget(2) reads the header and writes two `Data`, which is what version 3 has.
-    let done = unsafe { nix::libc::syscall(nix::libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+    let done =
+        unsafe { nix::libc::syscall(nix::libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
     if done == 0 { Ok(data) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -108,9 +109,16 @@ mod tests {
         let after = kept(&all, Admin::GivenUp);
         assert_eq!((after[0].permitted, after[1].permitted), (1 << 2 | 1 << 19, 1 << 6 | 1 << 7));
         assert_eq!((after[0].effective, after[0].inheritable), (after[0].permitted, 0));
-        assert_eq!(kept(&[Data::default(); 2], Admin::Kept)[0].permitted, 0, "none comes into being");
+        assert_eq!(
+            kept(&[Data::default(); 2], Admin::Kept)[0].permitted,
+            0,
+            "none comes into being"
+        );
         let aside = kept(&all, Admin::Aside)[0];
-        assert_eq!((aside.permitted, aside.effective), (1 << 2 | 1 << 19 | 1 << 21, 1 << 2 | 1 << 19));
+        assert_eq!(
+            (aside.permitted, aside.effective),
+            (1 << 2 | 1 << 19 | 1 << 21, 1 << 2 | 1 << 19)
+        );
         assert_eq!(kept(&all, Admin::Kept)[0].effective, 1 << 2 | 1 << 19 | 1 << 21);
     }
 

@@ -190,7 +190,12 @@ impl Ring {
     pub fn begin(&mut self, now_ns: u64) {
         self.close_block();
         let blocks = Vec::new();
-        self.stretches.push_back(Stretch { start_ns: now_ns, bases: BTreeMap::new(), blocks, bytes: 0 });
+        self.stretches.push_back(Stretch {
+            start_ns: now_ns,
+            bases: BTreeMap::new(),
+            blocks,
+            bytes: 0,
+        });
         let covered = now_ns.saturating_sub(self.seconds_ns);
         while self.stretches.get(1).is_some_and(|next| next.start_ns <= covered) {
             self.stretches.pop_front();
@@ -209,13 +214,16 @@ impl Ring {
 
     /// All that is kept, with the readings that end it: those of the stretch that has just begun. `head` is the run's.
     pub fn incident(&self, head: RunStart, end_ns: u64, notice: String) -> Option<Incident> {
-        let (last, stretches) = self.stretches.iter().collect::<Vec<_>>().split_last().map(|(l, s)| {
-            ((*l).clone(), s.iter().map(|s| (*s).clone()).collect::<Vec<Stretch>>())
-        })?;
+        let (last, stretches) =
+            self.stretches.iter().collect::<Vec<_>>().split_last().map(|(l, s)| {
+                ((*l).clone(), s.iter().map(|s| (*s).clone()).collect::<Vec<Stretch>>())
+            })?;
         let first = stretches.first()?;
         // Who came and went before is of no account.
         let is_in = |tenant: &Tenant, index: &u8| {
-            first.bases.contains_key(index) || last.bases.contains_key(index) || tenant.since_ns > first.start_ns
+            first.bases.contains_key(index)
+                || last.bases.contains_key(index)
+                || tenant.since_ns > first.start_ns
         };
         let tenants = self.tenants.iter().filter(|(index, t)| is_in(t, index));
         Some(Incident {
@@ -395,8 +403,10 @@ fn hists_since(now: &Hists, before: Option<&Hists>) -> Hists {
         let none = SparseHist::default();
         let b = before.hists.get(which).unwrap_or(&none);
         let then: BTreeMap<u16, u64> = b.buckets.iter().copied().collect();
-        let less = |&(at, n): &(u16, u64)| (at, n.saturating_sub(then.get(&at).copied().unwrap_or(0)));
-        let buckets: Vec<(u16, u64)> = now.buckets.iter().map(less).filter(|(_, n)| *n > 0).collect();
+        let less =
+            |&(at, n): &(u16, u64)| (at, n.saturating_sub(then.get(&at).copied().unwrap_or(0)));
+        let buckets: Vec<(u16, u64)> =
+            now.buckets.iter().map(less).filter(|(_, n)| *n > 0).collect();
         // Of the last filled bucket's values none is known to be the largest, unless it was new.
         let end = buckets.last().map_or(0, |(at, _)| {
             let (low, width) = g211s_ebpf::hist::bucket_range(usize::from(*at));
@@ -438,7 +448,12 @@ impl Folder {
         }
         // Fails now where it would fail at the first incident.
         let probe = path.join(format!("{}probe.part", NAME.0));
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(&probe)?.write_all(b"\n")?;
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&probe)?
+            .write_all(b"\n")?;
         std::fs::remove_file(probe)?;
         Ok(this)
     }
@@ -452,7 +467,13 @@ impl Folder {
             let name = name.to_string_lossy();
             if name.starts_with(NAME.0) && name.ends_with(&format!(".{ending}")) {
                 // One that goes away meanwhile needs no place.
-                files.extend(entry.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| (entry.path(), m.len())));
+                files.extend(
+                    entry
+                        .metadata()
+                        .ok()
+                        .filter(std::fs::Metadata::is_file)
+                        .map(|m| (entry.path(), m.len())),
+                );
             }
         }
         files.sort();
@@ -497,7 +518,8 @@ fn utc(wall_ns: u64) -> String {
     // Howard Hinnant's `civil_from_days`: years that begin in March, so that the leap day is their last.
     let z = days + 719_468;
     let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;

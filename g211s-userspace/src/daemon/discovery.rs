@@ -61,7 +61,10 @@ enum Fate {
     Excluded,
     Watched,
     /// It could not be watched; to be tried again then.
-    Failed { again: Instant, after: Duration },
+    Failed {
+        again: Instant,
+        after: Duration,
+    },
 }
 
 struct Known {
@@ -152,7 +155,8 @@ impl Discovery {
         for pid in &pids {
             self.processes.extend(gone.remove(pid).map(|known| (*pid, known)));
         }
-        let found = pids.into_iter().filter(|pid| !self.young.contains_key(pid)).collect::<Vec<_>>();
+        let found =
+            pids.into_iter().filter(|pid| !self.young.contains_key(pid)).collect::<Vec<_>>();
         let found = found.into_iter().filter_map(|pid| self.look(pid, now)).collect();
         if self.programs.len() > MAX_PROGRAMS {
             let round = self.round;

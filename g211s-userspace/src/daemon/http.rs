@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn heads_of_requests() {
-        let get = b"GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\nACCEPT: text/plain\r\naccept:  */*\r\n\r\n";
+        let get =
+            b"GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\nACCEPT: text/plain\r\naccept:  */*\r\n\r\n";
         let expected = Request {
             method: "GET".into(),
             path: "/metrics".into(),
@@ -198,7 +199,10 @@ mod tests {
         });
         for _ in 0..3 * MAX_CONNECTIONS {
             let text = get("GET /x HTTP/1.1\r\n\r\n").await;
-            assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\n/x"), "{text}");
+            assert!(
+                text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\n/x"),
+                "{text}"
+            );
         }
         let text = get("HEAD /x HTTP/1.1\r\n\r\n").await;
         assert!(text.contains("Content-Length: 2\r\n") && text.ends_with("\r\n\r\n"), "{text}");

@@ -6,10 +6,12 @@ pub mod capture;
 pub mod config;
 pub mod discovery;
 pub mod http;
+mod incidents;
 pub mod metrics;
 pub mod notify;
 pub mod otlp;
 pub mod own;
+mod push;
 pub mod select;
 pub mod state;
 pub mod tenants;
@@ -35,9 +37,10 @@ use crate::record::Record;
 use crate::target::procfs::Procfs;
 
 use capture::{Folder, Ring};
-use config::{Capture, Config, Label};
+use config::Config;
 use discovery::{Candidate, Discovery};
 use http::{Answer, Asked, Request};
+use incidents::{Pending, ring_for};
 use metrics::expose::{Family, Format};
 use metrics::{Store, families};
 use notify::Notify;
@@ -50,17 +53,8 @@ use tenants::Tenants;
 const SPARE_PLACES: u32 = 8;
 /// Processes that come to be watched in a second at most: each takes some milliseconds of CPU.
 const PER_SECOND: usize = 6;
-/// Helpings of events taken before a recording, at most.
-const HELPINGS: usize = 64;
 /// Foreign processes are described anew this often.
 const FORGET: Duration = Duration::from_mins(10);
-
-/// A recording of an incident that is being waited for.
-struct Pending {
-    due: Instant,
-    why: String,
-    name: String,
-}
 
 /// All of it.
 struct Agent {
@@ -104,9 +98,9 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     );
     let mut asked = None;
     if let Some(address) = config.listen {
-        let (local, requests) = http::serve(address)
-            .await
-            .with_context(|| format!("listening at {address} (another agent? --listen takes another)"))?;
+        let (local, requests) = http::serve(address).await.with_context(|| {
+            format!("listening at {address} (another agent? --listen takes another)")
+        })?;
         eprintln!("g211s: metrics at http://{local}/metrics");
         asked = Some(requests);
     }
@@ -114,7 +108,10 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     let mut agent = Agent::new(config, procfs)?;
     let session = &mut agent.run.session;
     match caps::drop_all_but_needed(|| session.try_probe().is_ok()) {
-        Ok(true) => agent.run.sink.say("this kernel asks for CAP_SYS_ADMIN to attach uprobes, so that is kept"),
+        Ok(true) => agent
+            .run
+            .sink
+            .say("this kernel asks for CAP_SYS_ADMIN to attach uprobes, so that is kept"),
         Ok(false) => {}
         Err(e) => agent.run.sink.say(&format!("capabilities that are not needed are kept: {e}")),
     }
@@ -217,11 +214,6 @@ fn wall_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |t| t.num_nanoseconds() as u64)
 }
 
-fn ring_for(capture: Option<&Capture>) -> Result<Option<Ring>> {
-    let new = |c: &Capture| Ring::new(c.seconds.as_nanos() as u64, c.memory);
-    Ok(capture.map(new).transpose()?)
-}
-
 impl Agent {
     fn new(config: Config, procfs: Procfs) -> Result<Self> {
         let places = (config.max_targets + SPARE_PLACES).min(MAX_TARGETS);
@@ -237,8 +229,11 @@ impl Agent {
             threads: 10_000 + 1024 * config.max_targets,
             unending: true,
         };
-        let state =
-            State::new(Store::new(config.culprits), ring_for(config.capture.as_ref())?, config.otlp.is_some());
+        let state = State::new(
+            Store::new(config.culprits),
+            ring_for(config.capture.as_ref())?,
+            config.otlp.is_some(),
+        );
         let mut run = Run::open(&options, state)?;
         run.begin();
         let head = run.head();
@@ -263,16 +258,6 @@ impl Agent {
             config,
             run,
         })
-    }
-
-    fn open_folder(&mut self) -> Result<()> {
-        self.folder = None;
-        if let Some(c) = &self.config.capture {
-            let folder = Folder::open(&c.dir, c.disk)
-                .with_context(|| format!("keeping recordings in {}", c.dir.display()))?;
-            self.folder = Some(folder);
-        }
-        Ok(())
     }
 
     /// Takes events; whether there are more.
@@ -397,123 +382,14 @@ impl Agent {
 
     fn keep_budget(&mut self) {
         let hits = self.run.sink.store.hits();
-        self.own.hits = hits.values().map(|(all, _)| all).sum::<u64>() + self.tenants.hits_gone(&hits);
+        self.own.hits =
+            hits.values().map(|(all, _)| all).sum::<u64>() + self.tenants.hits_gone(&hits);
         let shed = self.tenants.judge_cost(own::cpu_ns(), &hits, self.config.budget_ppm);
         self.own.cost = self.tenants.cost();
         if let Some(index) = shed {
             self.own.shed += 1;
             let percent = self.own.cost * 100.0;
             self.let_go(index, &format!("observing costs {percent:.1} % of a CPU, more than the budget: it is let go for a while"));
-        }
-    }
-
-    fn look_for_incidents(&mut self) {
-        let worst = std::mem::take(&mut self.run.sink.worst);
-        let Some(c) = &self.config.capture else { return };
-        let reaches = |slot: Option<(u64, u8)>, limit: Duration| {
-            slot.filter(|(ns, _)| *ns >= limit.as_nanos() as u64)
-        };
-        let (what, (ns, index)) = match (reaches(worst.stop, c.pause), reaches(worst.delay, c.delay)) {
-            (Some(stop), _) => ("pause", stop),
-            (None, Some(delay)) => ("delay", delay),
-            (None, None) => return,
-        };
-        if self.pending.is_some() || Instant::now() < self.next_capture {
-            *self.own.captures.entry("limited").or_default() += 1;
-            return;
-        }
-        let (pid, comm) = self
-            .tenants
-            .get(index)
-            .map_or((0, "gone".to_owned()), |t| (t.pid, t.facts.comm.clone()));
-        let ms = ns / 1_000_000;
-        let pending = Pending {
-            due: Instant::now() + c.after,
-            why: format!("recorded because of a {what} of {ms} ms in {pid} ({comm})"),
-            name: format!("{comm}-{pid}-{what}-{ms}ms"),
-        };
-        self.next_capture = Instant::now() + c.every;
-        self.pending = Some(pending);
-    }
-
-    fn write_pending(&mut self, now: Instant) {
-        if self.pending.as_ref().is_none_or(|p| now < p.due) {
-            return;
-        }
-        let (Some(pending), Some(folder)) = (self.pending.take(), self.folder.clone()) else { return };
-        // What the runtimes have counted by now is in the events that are drained then.
-        self.run.sample();
-        for _ in 0..HELPINGS {
-            if !self.drain() {
-                break;
-            }
-        }
-        self.run.intervals();
-        self.read_all();
-        let head = self.run.head();
-        let ring = self.run.sink.ring.as_ref();
-        let Some(incident) = ring.and_then(|r| r.incident(head, now_ns(), pending.why)) else { return };
-        let (path, told) = (folder.name(wall_ns(), &pending.name), self.written.0.clone());
-        // Seconds of records take a while to write; events go on meanwhile.
-        std::thread::spawn(move || {
-            let done = incident.write(&path).map_err(|e| format!("{}: {e:#}", path.display()));
-            let done = done.and_then(|bytes| {
-                folder.trim().map_err(|e| format!("{}: {e}", path.display()))?;
-                Ok(format!("{} ({bytes} bytes)", path.display()))
-            });
-            // The agent has ended.
-            let _ = told.send(done);
-        });
-    }
-
-    fn captured(&mut self, result: Result<String, String>) {
-        let (outcome, text) = match result {
-            Ok(file) => ("written", format!("an incident was recorded: {file}")),
-            Err(why) => ("failed", format!("an incident could not be recorded: {why}")),
-        };
-        *self.own.captures.entry(outcome).or_default() += 1;
-        self.run.sink.say(&text);
-    }
-
-    /// Pushes metrics, and what happened since the last time.
-    fn push(&mut self) {
-        let Some(otlp) = self.config.otlp.clone() else { return };
-        let now = wall_ns();
-        let families = self.families();
-        let metrics = self.speaker.metrics(&families, now);
-        let events = self.run.sink.events.as_mut().map(std::mem::take).unwrap_or_default();
-        let events: Vec<_> = events.into();
-        let logs = (otlp.logs && !events.is_empty()).then(|| {
-            let ahead = now.saturating_sub(now_ns());
-            let who = |index: u8| {
-                let candidate = self.tenants.get(index);
-                let all = [Label::Executable, Label::Module, Label::GoVersion, Label::Container, Label::Pid];
-                candidate.map(|c| tenants::identity(c, &all)).unwrap_or_default()
-            };
-            self.speaker.logs(&events, who, |ns| ns + ahead, now)
-        });
-        let told = self.pushed.0.clone();
-        tokio::spawn(async move {
-            let mut result = otlp::post(&otlp.endpoint, "/v1/metrics", &otlp.headers, &metrics).await;
-            if let (Ok(()), Some(logs)) = (&result, logs) {
-                result = otlp::post(&otlp.endpoint, "/v1/logs", &otlp.headers, &logs).await;
-            }
-            // The agent has ended.
-            let _ = told.send(result.map_err(|e| format!("{e:#}")));
-        });
-    }
-
-    fn was_pushed(&mut self, result: Result<(), String>) {
-        let failed = *self.own.pushes.get("failed").unwrap_or(&0);
-        match result {
-            Ok(()) => *self.own.pushes.entry("done").or_default() += 1,
-            Err(why) => {
-                // Said at the first, the tenth, the hundredth …
-                if failed == 0 || (failed + 1).to_string().trim_end_matches('0') == "1" {
-                    self.run.sink.say(&format!("pushing failed ({} times so far): {why}", failed + 1));
-                }
-                *self.own.pushes.entry("failed").or_default() += 1;
-            }
         }
     }
 

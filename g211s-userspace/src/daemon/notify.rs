@@ -29,7 +29,8 @@ impl Notify {
         });
         let number = |name: &str| var(name)?.to_str()?.parse::<u64>().ok();
         let own = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
-        let watchdog = number("WATCHDOG_USEC").filter(|us| own && *us > 0).map(Duration::from_micros);
+        let watchdog =
+            number("WATCHDOG_USEC").filter(|us| own && *us > 0).map(Duration::from_micros);
         Self { socket, watchdog }
     }
 
@@ -74,7 +75,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("g211s-notify-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let listener = UnixDatagram::bind(&path).expect("binds");
-        let socket = Some((UnixDatagram::unbound().unwrap(), SocketAddr::from_pathname(&path).unwrap()));
+        let socket =
+            Some((UnixDatagram::unbound().unwrap(), SocketAddr::from_pathname(&path).unwrap()));
         let notify = Notify { socket, watchdog: None };
         notify.ready("two\nlines");
         notify.alive("x");

@@ -47,7 +47,9 @@ pub struct Own {
 /// CPU time so far, ns.
 pub fn cpu_ns() -> u64 {
     let usage = getrusage(UsageWho::RUSAGE_SELF);
-    usage.map_or(0, |u| (u.user_time().num_microseconds() + u.system_time().num_microseconds()) as u64 * 1000)
+    usage.map_or(0, |u| {
+        (u.user_time().num_microseconds() + u.system_time().num_microseconds()) as u64 * 1000
+    })
 }
 
 /// Resident memory, bytes: `statm`'s second field, in pages.
@@ -72,7 +74,8 @@ impl Own {
         let mut events = Vec::new();
         for (class, (received, lost)) in &self.events {
             for (outcome, n) in [("received", received), ("lost", lost)] {
-                let labels = vec![("g211s.class", class.clone()), ("g211s.outcome", outcome.to_owned())];
+                let labels =
+                    vec![("g211s.class", class.clone()), ("g211s.outcome", outcome.to_owned())];
                 events.push((labels, Value::Number(*n as f64)));
             }
         }
@@ -86,34 +89,127 @@ impl Own {
         let (counter, gauge) = (Kind::Counter, Kind::Gauge);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let info = vec![("service.version", version), ("os.kernel", self.kernel.clone())];
-        let all: Vec<(&'static str, Option<&'static str>, &'static str, &'static str, Kind, Series)> = vec![
-            ("g211s.agent.info", None, "Which g211s runs on what.", "1", gauge, vec![(info, Value::Number(1.0))]),
-            ("g211s.agent.targets", None, "Go processes of this machine, by what became of them.", "{process}", gauge,
-                by("g211s.state", &self.targets)),
-            ("g211s.agent.changes", None, "Times that a process came to be watched, or was let go.", "{time}", counter,
-                by("g211s.change", &changes)),
-            ("g211s.agent.events", None, "Events of the kernel side, received or lost.", "{event}", counter, events),
-            ("g211s.agent.events.stale", None, "Events of processes that were no longer watched.", "{event}", counter,
-                one(self.stale as f64)),
-            ("g211s.agent.threads.untracked", None, "Threads that found the kernel's table full.", "{thread}", counter,
-                one(self.threads_full as f64)),
-            ("g211s.agent.probe.hits", None, "Hits of probes in watched processes.", "{hit}", counter,
-                one(self.hits as f64)),
-            ("g211s.agent.cost.ratio", None, "CPU time of g211s and (estimated) of its probes, of one CPU's.", "1", gauge,
-                one(self.cost)),
+        let all: Vec<(
+            &'static str,
+            Option<&'static str>,
+            &'static str,
+            &'static str,
+            Kind,
+            Series,
+        )> = vec![
+            (
+                "g211s.agent.info",
+                None,
+                "Which g211s runs on what.",
+                "1",
+                gauge,
+                vec![(info, Value::Number(1.0))],
+            ),
+            (
+                "g211s.agent.targets",
+                None,
+                "Go processes of this machine, by what became of them.",
+                "{process}",
+                gauge,
+                by("g211s.state", &self.targets),
+            ),
+            (
+                "g211s.agent.changes",
+                None,
+                "Times that a process came to be watched, or was let go.",
+                "{time}",
+                counter,
+                by("g211s.change", &changes),
+            ),
+            (
+                "g211s.agent.events",
+                None,
+                "Events of the kernel side, received or lost.",
+                "{event}",
+                counter,
+                events,
+            ),
+            (
+                "g211s.agent.events.stale",
+                None,
+                "Events of processes that were no longer watched.",
+                "{event}",
+                counter,
+                one(self.stale as f64),
+            ),
+            (
+                "g211s.agent.threads.untracked",
+                None,
+                "Threads that found the kernel's table full.",
+                "{thread}",
+                counter,
+                one(self.threads_full as f64),
+            ),
+            (
+                "g211s.agent.probe.hits",
+                None,
+                "Hits of probes in watched processes.",
+                "{hit}",
+                counter,
+                one(self.hits as f64),
+            ),
+            (
+                "g211s.agent.cost.ratio",
+                None,
+                "CPU time of g211s and (estimated) of its probes, of one CPU's.",
+                "1",
+                gauge,
+                one(self.cost),
+            ),
             ("g211s.agent.budget.ratio", None, "What that may be.", "1", gauge, one(self.budget)),
-            ("g211s.agent.captures", None, "Recordings of incidents.", "{file}", counter,
-                by("g211s.outcome", &self.captures)),
-            ("g211s.agent.ring.size", None, "Memory that holds the last seconds.", "By", gauge,
-                one(self.ring_bytes as f64)),
-            ("g211s.agent.pushes", None, "Pushes to the OpenTelemetry collector.", "{push}", counter,
-                by("g211s.outcome", &self.pushes)),
-            ("process.cpu.time", Some("process_cpu_seconds"), "CPU time of g211s.", "s", counter,
-                one(cpu_ns() as f64 / 1e9)),
-            ("process.memory.usage", Some("process_resident_memory_bytes"), "Resident memory of g211s.", "By", gauge,
-                rss_bytes().map(|n| one(n as f64)).unwrap_or_default()),
-            ("process.start.time", Some("process_start_time_seconds"), "When g211s began, since 1970.", "s", gauge,
-                one(self.start_s)),
+            (
+                "g211s.agent.captures",
+                None,
+                "Recordings of incidents.",
+                "{file}",
+                counter,
+                by("g211s.outcome", &self.captures),
+            ),
+            (
+                "g211s.agent.ring.size",
+                None,
+                "Memory that holds the last seconds.",
+                "By",
+                gauge,
+                one(self.ring_bytes as f64),
+            ),
+            (
+                "g211s.agent.pushes",
+                None,
+                "Pushes to the OpenTelemetry collector.",
+                "{push}",
+                counter,
+                by("g211s.outcome", &self.pushes),
+            ),
+            (
+                "process.cpu.time",
+                Some("process_cpu_seconds"),
+                "CPU time of g211s.",
+                "s",
+                counter,
+                one(cpu_ns() as f64 / 1e9),
+            ),
+            (
+                "process.memory.usage",
+                Some("process_resident_memory_bytes"),
+                "Resident memory of g211s.",
+                "By",
+                gauge,
+                rss_bytes().map(|n| one(n as f64)).unwrap_or_default(),
+            ),
+            (
+                "process.start.time",
+                Some("process_start_time_seconds"),
+                "When g211s began, since 1970.",
+                "s",
+                gauge,
+                one(self.start_s),
+            ),
         ];
         all.into_iter()
             .map(|(name, prometheus, help, unit, kind, series)| Family {

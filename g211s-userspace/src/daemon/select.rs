@@ -131,7 +131,8 @@ impl Selection {
 
 /// Whether a text is as the pattern says. Takes time in proportion to both lengths at worst.
 fn fits(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (pattern, text): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t) = (0, 0);
     // Where the last star was, and how much of the text it has taken.
     let mut star: Option<(usize, usize)> = None;
@@ -200,7 +201,9 @@ mod tests {
         assert!(rule("name=api*").fits(&facts()) && rule("name=api").fits(&facts()));
         assert!(rule("name=api-*, module=example.com/*").fits(&facts()));
         assert!(!rule("name=api-*,module=example.org/*").fits(&facts()));
-        assert!(rule("container=01234567").fits(&facts()) && !rule("container=0123").fits(&facts()));
+        assert!(
+            rule("container=01234567").fits(&facts()) && !rule("container=0123").fits(&facts())
+        );
         assert!(!rule("container=*").fits(&Facts::default()), "in no container");
         assert!(rule("pid=4711").fits(&facts()));
         let mut selection = Selection::default();

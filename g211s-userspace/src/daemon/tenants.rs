@@ -70,7 +70,8 @@ impl Tenants {
     /// Hits of processes that are not watched any more.
     pub fn hits_gone(&mut self, now: &Hits) -> u64 {
         if let Some((_, _, before)) = &self.last {
-            let less = before.iter().filter(|(index, (n, _))| now.get(*index).is_none_or(|(m, _)| m < n));
+            let less =
+                before.iter().filter(|(index, (n, _))| now.get(*index).is_none_or(|(m, _)| m < n));
             self.gone += less.map(|(_, (n, _))| n).sum::<u64>();
         }
         self.gone
@@ -104,7 +105,10 @@ impl Tenants {
             let (hits, waits) = new(i, h);
             hits * HIT_NS + waits * 100
         };
-        hits.iter().filter(|(i, _)| self.by_index.contains_key(*i)).max_by_key(costs).map(|(i, _)| *i)
+        hits.iter()
+            .filter(|(i, _)| self.by_index.contains_key(*i))
+            .max_by_key(costs)
+            .map(|(i, _)| *i)
     }
 
     /// What all of it costs, of one CPU's time.

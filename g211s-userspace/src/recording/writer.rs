@@ -134,13 +134,7 @@ impl Writer {
             }
             Err(e) => return Err(create_error(e)),
         };
-        Ok(Self {
-            path,
-            file,
-            state: State::Idle { new },
-            blocks,
-            written: 0,
-        })
+        Ok(Self { path, file, state: State::Idle { new }, blocks, written: 0 })
     }
 
     /// Adds a record; writes a block when enough are held. After a failed write, which is

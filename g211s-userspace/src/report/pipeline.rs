@@ -55,8 +55,10 @@ const KEEP_MAX_NS: u64 = 60_000_000_000;
 const NEVER_NS: u64 = 1 << 58;
 /// Events between prunings.
 const PRUNE_EVERY: u32 = 8192;
-/// A run without an end keeps stops for so long after their end: its samples are compared with them.
-const TOLD_NS: u64 = 15_000_000_000;
+/// A run without an end keeps stops for so long after their end, and those that its samples are to be compared with …
+const TOLD_NS: u64 = 5_000_000_000;
+/// … but not more than so many: then they are not compared.
+const MAX_TOLD: usize = 16_384;
 /// Processes that a run without an end knows the names of.
 const MAX_NAMES: usize = 8192;
 
@@ -174,6 +176,13 @@ impl TargetModel {
 
     /// Forgets what ended before `before_ns` and was told; the threads of which nothing is known any more.
     fn forget(&mut self, before_ns: u64, told_ns: u64) -> Vec<u32> {
+        if self.judged.len() > MAX_TOLD {
+            self.samples.skip();
+        }
+        // What the runtime counted after a sample ended shortly before it at the earliest.
+        let wanted =
+            self.samples.wanted_since_ns().map_or(u64::MAX, |ns| ns.saturating_sub(TOLD_NS));
+        let told_ns = told_ns.min(wanted);
         let old = self.judged.partition_point(|j| j.stop.end_ns < told_ns);
         self.judged.drain(..old);
         let last = self.incomplete.last().map_or(0, |p| p.n);
@@ -654,7 +663,8 @@ impl State {
         let told_ns = self.now_ns.saturating_sub(TOLD_NS);
         for (index, t) in self.targets.iter_mut().enumerate() {
             let oldest = t.stops.oldest_ns().unwrap_or(u64::MAX);
-            let before_ns = self.now_ns.min(oldest).saturating_sub(KEEP_NS);
+            let floor = self.now_ns.saturating_sub(KEEP_MAX_NS);
+            let before_ns = self.now_ns.min(oldest).saturating_sub(KEEP_NS).max(floor);
             for tid in t.forget(before_ns, told_ns.min(before_ns)) {
                 self.names.threads.remove(&(index as u8, tid));
             }

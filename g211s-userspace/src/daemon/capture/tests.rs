@@ -79,8 +79,11 @@ fn birth(ring: &mut Ring, index: u8, ts_ns: u64) {
 
 fn report(ring: &Ring, end_ns: u64) -> Report {
     let incident = ring.incident(head(), end_ns, "because".into()).expect("something is kept");
-    let path = std::env::temp_dir()
-        .join(format!("g211s-capture-{}-{end_ns}-{:p}.g211s", std::process::id(), ring));
+    let path = std::env::temp_dir().join(format!(
+        "g211s-capture-{}-{end_ns}-{:p}.g211s",
+        std::process::id(),
+        ring
+    ));
     let size = incident.write(&path).expect("writes");
     assert_eq!(size, std::fs::metadata(&path).expect("is there").len());
     let records = Reader::open(&path).expect("opens");

@@ -100,7 +100,9 @@ impl Format {
             }
             let format = match kind {
                 "application/vnd.google.protobuf" if is_family && delimited => Self::Protobuf,
-                "application/openmetrics-text" if version.is_empty() || version.starts_with("1.") => {
+                "application/openmetrics-text"
+                    if version.is_empty() || version.starts_with("1.") =>
+                {
                     Self::OpenMetrics
                 }
                 "text/plain" if version.is_empty() || version == "0.0.4" => Self::Text,
@@ -230,13 +232,20 @@ pub(super) mod tests {
                 Kind::Counter,
                 vec![(labels("a\"b\\c\nd"), Value::Number(1.5))],
             ),
-            family("go.goroutine.count", "G.", "{goroutine}", Kind::Gauge, vec![
-                (Labels::new(), Value::Number(7.0)),
-            ]),
-            family("x.duration", "D.", "s", Kind::Histogram, vec![(
-                labels("svc"),
-                Value::Histogram(h),
-            )]),
+            family(
+                "go.goroutine.count",
+                "G.",
+                "{goroutine}",
+                Kind::Gauge,
+                vec![(Labels::new(), Value::Number(7.0))],
+            ),
+            family(
+                "x.duration",
+                "D.",
+                "s",
+                Kind::Histogram,
+                vec![(labels("svc"), Value::Histogram(h))],
+            ),
             family("nothing", "N.", "", Kind::Gauge, Vec::new()),
         ]
     }
@@ -257,7 +266,9 @@ pub(super) mod tests {
             "x_duration_seconds_bucket{process_executable_name=\"svc\",le=\"0.000004096\"} 1\n"
         ));
         assert!(text.contains("le=\"0.004194304\"} 4\n") && text.contains("le=\"+Inf\"} 4\n"));
-        assert!(text.contains("x_duration_seconds_sum{process_executable_name=\"svc\"} 0.006005\n"));
+        assert!(
+            text.contains("x_duration_seconds_sum{process_executable_name=\"svc\"} 0.006005\n")
+        );
         assert!(!text.contains("nothing") && !text.contains("UNIT") && !text.contains("EOF"));
         let open = String::from_utf8(Format::OpenMetrics.encode(&families())).unwrap();
         assert!(open.starts_with(

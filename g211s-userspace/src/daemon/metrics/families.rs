@@ -23,7 +23,9 @@ const HISTOGRAMS: [(&str, &str, DistributionOf); 6] = [
         "Part of each stop of the world in which it was being stopped.",
         |s| &s.stopping,
     ),
-    ("g211s.gc.cycle.duration", "GC cycles from start to end, most of it concurrent.", |s| &s.cycles),
+    ("g211s.gc.cycle.duration", "GC cycles from start to end, most of it concurrent.", |s| {
+        &s.cycles
+    }),
     (
         "go.schedule.duration",
         "Waits of runnable goroutines, one in eight, as the Go runtime samples them; the sum is estimated.",
@@ -105,9 +107,8 @@ pub fn families(store: &Store) -> Vec<Family> {
     let services = || store.services();
     for (name, help, of) in HISTOGRAMS {
         let mut f = family(name, help, "s", Kind::Histogram);
-        f.series = services()
-            .map(|(id, s)| (labels(id, &[]), Value::Histogram(of(s).clone())))
-            .collect();
+        f.series =
+            services().map(|(id, s)| (labels(id, &[]), Value::Histogram(of(s).clone()))).collect();
         all.push(f);
     }
     let mut waits = family(
@@ -198,7 +199,12 @@ fn settings(store: &Store) -> Vec<Family> {
     };
     let all = [
         ("go.config.gogc", "Heap size target percentage (GOGC).", "%", gogc),
-        ("go.memory.limit", "Memory limit of the Go runtime (GOMEMLIMIT), where there is one.", "By", limit),
+        (
+            "go.memory.limit",
+            "Memory limit of the Go runtime (GOMEMLIMIT), where there is one.",
+            "By",
+            limit,
+        ),
     ];
     let of = |(name, help, unit, read): (&'static str, &'static str, &'static str, Read)| {
         let mut f = family(name, help, unit, Kind::Gauge);

@@ -121,10 +121,8 @@ pub(super) fn push(out: &mut Vec<u8>, family: &Family, schema: i32) {
 
 fn histogram(h: &Histogram, schema: i32) -> HistogramMessage {
     let classic = h.classic().into_iter();
-    let bucket = classic.map(|(edge, n)| Bucket {
-        cumulative_count: Some(n),
-        upper_bound: Some(edge),
-    });
+    let bucket =
+        classic.map(|(edge, n)| Bucket { cumulative_count: Some(n), upper_bound: Some(edge) });
     let native = h.native();
     let (positive_span, positive_delta) = spans(&native);
     HistogramMessage {

@@ -38,7 +38,8 @@ async fn exchange(
     let (address, base) = split(endpoint)?;
     let host = address.clone();
     let address = if has_port(&address) { address } else { format!("{address}:80") };
-    let mut stream = TcpStream::connect(&address).await.with_context(|| format!("connecting to {address}"))?;
+    let mut stream =
+        TcpStream::connect(&address).await.with_context(|| format!("connecting to {address}"))?;
     let mut head = format!(
         "POST {base}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/x-protobuf\r\nContent-Length: {}\r\n\
          User-Agent: g211s/{}\r\nConnection: close\r\n",
@@ -107,7 +108,8 @@ mod tests {
         let endpoint = format!("http://{}/base", listener.local_addr().expect("is bound"));
         let server = tokio::spawn(async move {
             let mut seen = Vec::new();
-            for answer in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 503 Busy\r\n\r\n", "SSH-2.0-x\r\n"] {
+            for answer in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 503 Busy\r\n\r\n", "SSH-2.0-x\r\n"]
+            {
                 let (mut stream, _) = listener.accept().await.expect("accepts");
                 let mut bytes = Vec::new();
                 while !bytes.ends_with(b"BODY") {

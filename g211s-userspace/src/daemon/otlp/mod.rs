@@ -76,7 +76,11 @@ impl Speaker {
             let attributes = labels.iter().map(|(name, value)| string(name, value)).collect();
             match value {
                 Value::Number(n) => numbers.push(NumberDataPoint {
-                    start_time_unix_nano: if family.kind == Kind::Counter { self.start_ns } else { 0 },
+                    start_time_unix_nano: if family.kind == Kind::Counter {
+                        self.start_ns
+                    } else {
+                        0
+                    },
                     time_unix_nano: now_ns,
                     as_double: Some(*n),
                     attributes,
