@@ -157,8 +157,9 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
         exports.push(record)?;
         progress.tell(read, exports.written());
         Ok(())
-    })?;
+    });
     progress.end();
+    let code = code?;
     let (takes_stdout, json) = (exports.takes_stdout(), args.json);
     let (report, left_out) = exports.finish()?;
     for (option, n) in left_out {
@@ -197,12 +198,13 @@ impl Progress {
         self.shown = true;
         let written = g211s::report::format::bytes(written);
         let percent = (read * 100).checked_div(self.bytes).unwrap_or(0);
-        let _ = write!(io::stderr(), "\r\x1b[Kg211s: {percent} % read, {written} written");
+        // The cursor goes back, so that whatever is said next is written over it.
+        let _ = write!(io::stderr(), "\x1b[Kg211s: {percent} % read, {written} written\r");
     }
 
     fn end(&self) {
         if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            let _ = write!(io::stderr(), "\x1b[K");
         }
     }
 }
