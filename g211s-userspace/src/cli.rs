@@ -44,7 +44,10 @@ pub enum Command {
     /// Print the report of a recording (no root, any machine)
     #[command(after_help = "Examples:\n  \
         g211s report stall.g211s\n  \
-        g211s report stall.g211s --json | jq .gc.count")]
+        g211s report stall.g211s --json | jq .gc.count\n  \
+        g211s report stall.g211s --perfetto stall.pftrace      and open that in https://ui.perfetto.dev\n  \
+        g211s report stall.g211s --pprof stalls.pb.gz && go tool pprof -top stalls.pb.gz\n  \
+        g211s report stall.g211s --parquet stall/              tables for DuckDB, pandas and the like")]
     Report(ReportArgs),
     /// Say what works on this machine, and on this process, and why
     #[command(after_help = "Examples:\n  g211s doctor\n  g211s doctor --pid 4242 --json")]
@@ -152,6 +155,52 @@ pub struct ReportArgs {
     /// Print the report as JSON (schema g211s.report/1)
     #[arg(long)]
     pub json: bool,
+    /// What to write besides.
+    #[command(flatten)]
+    pub export: ExportArgs,
+}
+
+/// Files that `report` makes of a recording. `-` is standard output, which then has no report.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Exports (docs/exports.md); - is standard output")]
+pub struct ExportArgs {
+    /// Write a trace for https://ui.perfetto.dev (or Perfetto's trace processor)
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+    /// Write a profile for `go tool pprof`: stalled time by cause, thread and culprit; of a recording of `allocs`, its
+    /// allocations
+    #[arg(long, value_name = "FILE")]
+    pub pprof: Option<PathBuf>,
+    /// Write tables as CSV: all of them into a folder, or the events alone if FILE ends in .csv
+    #[arg(long, value_name = "FOLDER|FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write tables as Parquet: all of them into a folder, or the events alone if FILE ends in .parquet
+    #[arg(long, value_name = "FOLDER|FILE")]
+    pub parquet: Option<PathBuf>,
+}
+
+impl ExportArgs {
+    /// All files that are asked for.
+    pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.perfetto, &self.pprof, &self.csv, &self.parquet].into_iter().flatten()
+    }
+
+    /// What clap cannot say of single arguments.
+    ///
+    /// # Errors
+    /// What makes no sense together.
+    pub fn check(&self) -> Result<(), String> {
+        let stdout = self.all().filter(|path| path.as_os_str() == "-").count();
+        if stdout > 1 {
+            return Err("only one export can go to standard output".to_owned());
+        }
+        let mut named: Vec<_> = self.all().filter(|path| path.as_os_str() != "-").collect();
+        named.sort_unstable();
+        match named.windows(2).find(|w| w[0] == w[1]) {
+            Some(same) => Err(format!("{} is asked for twice", same[0].display())),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Arguments of `doctor`.

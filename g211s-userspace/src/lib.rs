@@ -9,6 +9,7 @@ pub mod cli;
 pub mod doctor;
 pub mod elf;
 pub mod event;
+pub mod export;
 pub mod go;
 pub mod governor;
 pub mod heap;

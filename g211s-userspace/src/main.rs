@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     path::Path,
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -16,7 +17,9 @@ use g211s::{
         AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand,
         PsArgs, RecordArgs, ReportArgs,
     },
-    doctor, heap,
+    doctor,
+    export::Exports,
+    heap,
     profile::table::Look,
     ps,
     record::Record,
@@ -33,6 +36,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Allocs(args) = &cli.command
         && let Err(why) = args.check()
+    {
+        Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
+    }
+    if let Command::Report(args) = &cli.command
+        && let Err(why) = args.export.check()
     {
         Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
     }
@@ -141,19 +149,76 @@ fn finish_recording(writer: Option<Writer>, wanted: bool) -> Result<(ExitCode, O
 }
 
 fn report(args: &ReportArgs) -> Result<ExitCode> {
-    let mut pipeline = Pipeline::new("file");
-    let code = replay(&args.file, |record| drop(pipeline.push(record)))?;
-    print_report(&pipeline.finish(), args.json)?;
+    // First, so that a file which is no recording leaves no others behind.
+    let reader = Reader::open(&args.file)?;
+    let mut exports = Exports::create(&args.export)?;
+    let mut progress = Progress::new(&args.file);
+    let code = replay(reader, &args.file, |record, read| {
+        exports.push(record)?;
+        progress.tell(read, exports.written());
+        Ok(())
+    });
+    progress.end();
+    let code = code?;
+    let (takes_stdout, json) = (exports.takes_stdout(), args.json);
+    let (report, left_out) = exports.finish()?;
+    for (option, n) in left_out {
+        let what = g211s::report::format::plural(n, "thing was", "things were");
+        let _ =
+            writeln!(io::stderr(), "g211s: {option}: {what} left out (docs/exports.md says when)");
+    }
+    if !takes_stdout {
+        print_report(&report, json)?;
+    }
     Ok(code)
 }
 
-/// Hands on what is whole of a recording; says what is not, and fails then.
-fn replay(file: &Path, mut push: impl FnMut(Record)) -> Result<ExitCode> {
-    let mut reader = Reader::open(file)?;
+/// How far a long export is, on a terminal.
+struct Progress {
+    bytes: u64,
+    next: Instant,
+    calls: u32,
+    shown: bool,
+}
+
+impl Progress {
+    fn new(file: &Path) -> Self {
+        let bytes = std::fs::metadata(file).map_or(0, |m| m.len());
+        Self { bytes, next: Instant::now() + Duration::from_secs(1), calls: 0, shown: false }
+    }
+
+    /// `read` bytes of the recording were read; `written`: of exports, if there are any.
+    fn tell(&mut self, read: u64, written: Option<u64>) {
+        self.calls = self.calls.wrapping_add(1);
+        let Some(written) = written.filter(|_| self.calls.is_multiple_of(4096)) else { return };
+        if Instant::now() < self.next || !io::stderr().is_terminal() {
+            return;
+        }
+        self.next = Instant::now() + Duration::from_millis(250);
+        self.shown = true;
+        let written = g211s::report::format::bytes(written);
+        let percent = (read * 100).checked_div(self.bytes).unwrap_or(0);
+        // The cursor goes back, so that whatever is said next is written over it.
+        let _ = write!(io::stderr(), "\x1b[Kg211s: {percent} % read, {written} written\r");
+    }
+
+    fn end(&self) {
+        if self.shown {
+            let _ = write!(io::stderr(), "\x1b[K");
+        }
+    }
+}
+
+/// Hands on what is whole of a recording, with how many bytes of it were read; says what is not, and fails then.
+fn replay(
+    mut reader: Reader,
+    file: &Path,
+    mut push: impl FnMut(Record, u64) -> Result<()>,
+) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
-    for record in reader.by_ref() {
+    while let Some(record) = reader.next() {
         match record {
-            Ok(record) => push(record),
+            Ok(record) => push(record, reader.position())?,
             Err(e) => {
                 // What is whole is reported; what is not is said.
                 let _ = writeln!(io::stderr(), "g211s: {e}; the report covers what comes before");
@@ -214,7 +279,10 @@ fn allocations(args: &AllocsArgs) -> Result<ExitCode> {
         runtime()?.block_on(allocs::command::run(args, pid, &mut Nobody, &mut sink))?;
         code = finish_recording(writer, args.record.is_some())?.0;
     } else if let Some(file) = &args.from {
-        code = replay(file, |record| model.push(record))?;
+        code = replay(Reader::open(file)?, file, |record, _| {
+            model.push(record);
+            Ok(())
+        })?;
         if !model.is_of_allocations() {
             anyhow::bail!(
                 "{} holds no allocations: it was not made by `g211s allocs --record`; `g211s report` may read it",

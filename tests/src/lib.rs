@@ -5,7 +5,7 @@
 //! Rooms: [`proc`] (children that cannot outlive us), [`go`] (toolchains and builds),
 //! [`service`] (workloads, load, hogs), [`agent`] (runs of `g211s`), [`report`] (its JSON),
 //! [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
-//! [`paired`] (what something costs a program), [`lab`] (the fault laboratory), [`leaks`] (programs that
+//! [`paired`] (what something costs a program), [`python`] (checks of exports by others' libraries), [`lab`] (the fault laboratory), [`leaks`] (programs that
 //! leak).
 //!
 //! This library must not know: what a scenario asserts. `cargo xtask demo` and `cargo xtask lab`
@@ -18,6 +18,7 @@ pub mod lab;
 pub mod leaks;
 pub mod paired;
 pub mod proc;
+pub mod python;
 pub mod report;
 pub mod service;
 pub mod stats;

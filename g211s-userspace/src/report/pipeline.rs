@@ -91,6 +91,15 @@ pub enum Note {
     },
 }
 
+/// What is known as an event takes its place in time, itself taken in.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// The threads of the event's target; `None` if it is of none.
+    pub threads: Option<&'a Threads>,
+    /// Who ran on the CPUs.
+    pub cpus: &'a Cpus,
+}
+
 /// A finished stop with what is said about it.
 #[derive(Clone, Debug)]
 pub(super) struct Judged {
@@ -303,6 +312,15 @@ impl Pipeline {
 
     /// Takes the next record; returns what there is to tell.
     pub fn push(&mut self, record: Record) -> Vec<Note> {
+        self.push_watched(record, &mut |_, _| {})
+    }
+
+    /// The same, and shows each event as it takes its place in time.
+    pub fn push_watched(
+        &mut self,
+        record: Record,
+        watch: &mut impl FnMut(&Event, &Evidence<'_>),
+    ) -> Vec<Note> {
         let state = &mut self.state;
         match record {
             Record::Start(start) => {
@@ -322,7 +340,7 @@ impl Pipeline {
             Record::Event(event) => {
                 state.received[usize::from(event.header().kind)] += 1;
                 if plausible(&event) {
-                    self.order.push(event, &mut |e| state.event(&e));
+                    self.order.push(event, &mut |e| state.watched(&e, watch));
                 } else {
                     state.stray += 1;
                 }
@@ -339,7 +357,7 @@ impl Pipeline {
                     t.intervals.push(*interval);
                 }
                 // A quiet target's last stop must not wait for its next event.
-                self.order.advance_to(now, &mut |e| state.event(&e));
+                self.order.advance_to(now, &mut |e| state.watched(&e, watch));
                 state.settle(now);
             }
             Record::Waits(waits) => {
@@ -434,13 +452,28 @@ impl Pipeline {
 
     /// Ends the run: what is open is judged with the evidence there is, and told as notes.
     pub fn flush(&mut self) -> Vec<Note> {
+        self.flush_watched(&mut |_, _| {})
+    }
+
+    /// The same, and shows each event that was held back until now.
+    pub fn flush_watched(&mut self, watch: &mut impl FnMut(&Event, &Evidence<'_>)) -> Vec<Note> {
         let state = &mut self.state;
-        self.order.finish(&mut |e| state.event(&e));
+        self.order.finish(&mut |e| state.watched(&e, watch));
         for index in 0..state.targets.len() {
             let n = state.targets[index].cut(&state.cpus);
             state.tell(index, n);
         }
         std::mem::take(&mut state.notes)
+    }
+
+    /// A target's waits for a CPU over time.
+    pub fn waits(&self, target: usize) -> Option<&WaitSeries> {
+        self.state.targets.get(target).map(|t| &t.waits)
+    }
+
+    /// What a target's stalls went to so far.
+    pub fn stalls(&self, target: usize) -> Option<&Stalls> {
+        self.state.targets.get(target).map(|t| &t.stalls)
     }
 
     /// The report. Flushes first.
@@ -451,6 +484,12 @@ impl Pipeline {
 }
 
 impl State {
+    fn watched(&mut self, event: &Event, watch: &mut impl FnMut(&Event, &Evidence<'_>)) {
+        self.event(event);
+        let threads = self.targets.get(usize::from(event.header().target)).map(|t| &t.threads);
+        watch(event, &Evidence { threads, cpus: &self.cpus });
+    }
+
     /// Takes an event in its place in time.
     fn event(&mut self, event: &Event) {
         let header = event.header();
