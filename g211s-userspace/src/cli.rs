@@ -44,7 +44,8 @@ pub enum Command {
     /// Print the report of a recording (no root, any machine)
     #[command(after_help = "Examples:\n  \
         g211s report stall.g211s\n  \
-        g211s report stall.g211s --json | jq .gc.count")]
+        g211s report stall.g211s --json | jq .gc.count\n  \
+        g211s report stall.g211s --html stall.html     one page, to look at in a browser; needs no network")]
     Report(ReportArgs),
     /// Say what works on this machine, and on this process, and why
     #[command(after_help = "Examples:\n  g211s doctor\n  g211s doctor --pid 4242 --json")]
@@ -152,6 +153,9 @@ pub struct ReportArgs {
     /// Print the report as JSON (schema g211s.report/1)
     #[arg(long)]
     pub json: bool,
+    /// Write a page with pictures for a browser: one file that needs nothing else
+    #[arg(long, value_name = "OUT")]
+    pub html: Option<PathBuf>,
 }
 
 /// Arguments of `doctor`.

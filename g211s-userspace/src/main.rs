@@ -16,7 +16,7 @@ use g211s::{
         AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand,
         PsArgs, RecordArgs, ReportArgs,
     },
-    doctor, heap,
+    doctor, heap, html,
     profile::table::Look,
     ps,
     record::Record,
@@ -141,10 +141,26 @@ fn finish_recording(writer: Option<Writer>, wanted: bool) -> Result<(ExitCode, O
 }
 
 fn report(args: &ReportArgs) -> Result<ExitCode> {
+    if let Some(out) = &args.html {
+        page(&args.file, out)?;
+    }
     let mut pipeline = Pipeline::new("file");
     let code = replay(&args.file, |record| drop(pipeline.push(record)))?;
     print_report(&pipeline.finish(), args.json)?;
     Ok(code)
+}
+
+/// Writes a recording as a page. What is wrong with the recording is left to be told with the report.
+fn page(file: &Path, out: &Path) -> Result<()> {
+    let whole = || Ok::<_, anyhow::Error>(Reader::open(file)?.map_while(Result::ok));
+    let mut first = html::First::new("file");
+    whole()?.for_each(|record| first.push(record));
+    let mut second = first.finish();
+    whole()?.for_each(|record| second.push(record));
+    let page = second.finish()?;
+    std::fs::write(out, &page).with_context(|| format!("cannot write {}", out.display()))?;
+    let _ = writeln!(io::stderr(), "{}: {} bytes; open it in a browser", out.display(), page.len());
+    Ok(())
 }
 
 /// Hands on what is whole of a recording; says what is not, and fails then.

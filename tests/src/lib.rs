@@ -4,7 +4,7 @@
 //!
 //! Rooms: [`proc`] (children that cannot outlive us), [`go`] (toolchains and builds),
 //! [`service`] (workloads, load, hogs), [`agent`] (runs of `g211s`), [`report`] (its JSON),
-//! [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
+//! [`browser`] (a headless Chromium), [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
 //! [`paired`] (what something costs a program), [`lab`] (the fault laboratory), [`leaks`] (programs that
 //! leak).
 //!
@@ -12,6 +12,7 @@
 //! use it as well.
 
 pub mod agent;
+pub mod browser;
 pub mod go;
 pub mod kernel;
 pub mod lab;
