@@ -154,9 +154,13 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
 fn page(file: &Path, out: &Path) -> Result<()> {
     let whole = || Ok::<_, anyhow::Error>(Reader::open(file)?.map_while(Result::ok));
     let mut first = html::First::new("file");
-    whole()?.for_each(|record| first.push(record));
+    for record in whole()? {
+        first.push(record);
+    }
     let mut second = first.finish();
-    whole()?.for_each(|record| second.push(record));
+    for record in whole()? {
+        second.push(record);
+    }
     let page = second.finish()?;
     std::fs::write(out, &page).with_context(|| format!("cannot write {}", out.display()))?;
     let _ = writeln!(io::stderr(), "{}: {} bytes; open it in a browser", out.display(), page.len());

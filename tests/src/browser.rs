@@ -1,5 +1,5 @@
-//! A headless Chromium, driven through ChromeDriver by WebDriver's HTTP (<https://www.w3.org/TR/webdriver2/>) without a
-//! client library: a handful of requests to a port of our own. Must not know what a page should look like.
+//! A headless Chromium, driven through chromedriver by the HTTP of <https://www.w3.org/TR/webdriver2/>, without a client
+//! library: a handful of requests to a port of our own. Must not know what a page should look like.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -178,7 +178,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The browser is in ChromeDriver's hands: it ends with its session, and both with their process group.
+        // The browser is in the driver's hands: it ends with its session, and both with their process group.
         if !self.session.is_empty() {
             let _ = self.send("DELETE", &self.session, &Value::Null);
         }

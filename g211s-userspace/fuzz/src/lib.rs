@@ -59,7 +59,9 @@ pub fn recording(input: &[u8]) {
         pipeline.push(record.clone());
     }
     let mut page = page.finish();
-    records.into_iter().for_each(|r| page.push(r));
+    for record in records {
+        page.push(record);
+    }
     assert!(page.finish().is_ok());
     let document = g211s::allocs::schema::document(&allocs);
     let _ = g211s::allocs::text::text(&document, 10);

@@ -171,7 +171,7 @@ impl Collector {
             }
             Record::Interval(interval) => {
                 if let Some(t) = self.targets.get_mut(usize::from(interval.target)) {
-                    t.together.interval(*interval);
+                    t.together.interval(&interval);
                 }
             }
             Record::Waits(waits) => {

@@ -143,8 +143,7 @@ impl Filling {
     fn settle(&mut self) {
         let Some((n, tick)) = self.ticks.pop_first() else { return };
         let waits = tick.waits.saturating_sub(tick.told);
-        if waits > 0 {
-            let mean = tick.waited_ns.saturating_sub(tick.told_ns) / waits;
+        if let Some(mean) = tick.waited_ns.saturating_sub(tick.told_ns).checked_div(waits) {
             let column = self.column(n.saturating_mul(TICK_NS));
             self.by_mean[row(mean)][column] += waits;
         }
@@ -218,7 +217,9 @@ mod tests {
         let mut heat = Filling::new(window);
         // One wait of two ticks that ends in tick 5, and has its event.
         let scene = Scene::new(TICK_NS).thread(7, "==_ww==pp", "000000000");
-        scene.transitions.iter().for_each(|e| heat.thread(e));
+        for e in &scene.transitions {
+            heat.thread(e);
+        }
         let told_us = (2 * TICK_NS / 1000) as u32;
         heat.ticks(&Waits {
             target: 0,

@@ -223,7 +223,7 @@ impl Filling {
                     Some(last)
                         if last.0 == *tid && last.3 == state && last.1 + last.2 == s - from =>
                     {
-                        last.2 += e - s
+                        last.2 += e - s;
                     }
                     _ if s < e => pieces.push((*tid, s - from, e - s, state)),
                     _ => {}
@@ -311,7 +311,9 @@ mod tests {
     fn bins_hold_each_nanosecond_once() {
         let mut bins = Bins::new((0, 1000 * BINS as u64));
         for _ in 0..2 {
-            scene().transitions.iter().for_each(|e| bins.thread(e));
+            for e in &scene().transitions {
+                bins.thread(e);
+            }
         }
         let sums = bins.ns.iter().fold([0; 4], |mut sums, b| {
             (0..4).for_each(|i| sums[i] += b[i]);
@@ -338,8 +340,12 @@ mod tests {
     fn an_island_holds_pieces_runners_and_marks() {
         let scene = scene();
         let mut filling = Filling::new((3000, 15_000));
-        scene.transitions.iter().for_each(|e| filling.thread(e));
-        scene.slices.iter().for_each(|e| filling.slice(e));
+        for e in &scene.transitions {
+            filling.thread(e);
+        }
+        for e in &scene.slices {
+            filling.slice(e);
+        }
         filling.gave_up(7, 9000);
         filling.gave_up(7, 2000);
         let island = filling.finish(1000, crate::model::ascii::TGID, 8, 100);

@@ -15,9 +15,13 @@ const MS: u64 = 1_000_000;
 
 fn page_of(records: &[Record]) -> String {
     let mut first = First::new("file");
-    records.iter().for_each(|r| first.push(r.clone()));
+    for record in records {
+        first.push(record.clone());
+    }
     let mut second = first.finish();
-    records.iter().for_each(|r| second.push(r.clone()));
+    for record in records {
+        second.push(record.clone());
+    }
     second.finish().unwrap()
 }
 

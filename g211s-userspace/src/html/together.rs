@@ -44,10 +44,10 @@ pub(super) struct Filling {
 
 impl Filling {
     /// Takes a reading.
-    pub(super) fn interval(&mut self, interval: Interval) {
+    pub(super) fn interval(&mut self, interval: &Interval) {
         self.every = self.every.max(1);
         if self.seen.is_multiple_of(self.every) {
-            self.intervals.push(Interval { hits: Vec::new(), quotas: None, ..interval });
+            self.intervals.push(Interval { hits: Vec::new(), quotas: None, ..interval.clone() });
         }
         self.seen += 1;
         if self.intervals.len() >= 2 * KEPT {
@@ -90,7 +90,7 @@ mod tests {
         let mut filling = Filling::default();
         let n = 20_001;
         for i in 0..n {
-            filling.interval(Interval {
+            filling.interval(&Interval {
                 ts_ns: i * 1000,
                 woken: 3 * i,
                 woken_ns: 30 * i,
