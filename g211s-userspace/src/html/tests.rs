@@ -323,6 +323,25 @@ fn allocations_have_a_page_and_may_be_beside_stalls() {
 }
 
 #[test]
+fn every_target_has_its_own_pictures() {
+    let mut records = run();
+    if let Record::Start(s) = &mut records[0] {
+        let mut second = s.targets[0].clone();
+        (second.pid, second.tgid, second.exe) = (43, 9, "/srv/other".into());
+        s.targets.push(second);
+    }
+    let data = data_of(&page_of(&records));
+    let targets = data["targets"].as_array().unwrap();
+    assert_eq!((&targets[0]["name"], &targets[1]["name"]), (&"svc".into(), &"other".into()));
+    assert!(!targets[0]["pauses"].as_array().unwrap().is_empty());
+    assert_eq!(targets[1]["pauses"], serde_json::json!([]));
+    // The hog of the one is the other's own.
+    let other = targets[1]["cpus"][1]["shares"].as_str().unwrap();
+    let one = targets[0]["cpus"][1]["shares"].as_str().unwrap();
+    assert_ne!(one, other);
+}
+
+#[test]
 fn a_recording_that_was_cut_off_has_a_page() {
     let all = run();
     for n in 0..all.len() {
@@ -354,7 +373,7 @@ fn a_page_stays_small_whatever_the_run_holds() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn any_stream_has_a_page(bytes in prop::collection::vec(any_event(), 0..80), whole in any::<bool>()) {

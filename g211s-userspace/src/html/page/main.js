@@ -57,7 +57,9 @@ const render = (index) => {
   const links = parts.filter(([, node]) => node.id).map(([name, node]) => el("a", { href: `#${node.id}` }, name));
   clear(byId("nav")).append(...links, el("a", { href: "#plain" }, "Text"));
   const seen = new IntersectionObserver((entries) => {
-    for (const e of entries) if (e.isIntersecting) for (const l of byId("nav").children) l.toggleAttribute("aria-current", l.getAttribute("href") === `#${e.target.id}`);
+    for (const e of entries) if (e.isIntersecting) for (const l of byId("nav").children) {
+      if (l.getAttribute("href") === `#${e.target.id}`) l.setAttribute("aria-current", "true"); else l.removeAttribute("aria-current");
+    }
   }, { rootMargin: "-20% 0px -70% 0px" });
   parts.forEach(([, node]) => seen.observe(node));
   document.documentElement.dataset.parts = parts.length;
