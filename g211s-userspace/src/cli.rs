@@ -45,6 +45,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  \
         g211s report stall.g211s\n  \
         g211s report stall.g211s --json | jq .gc.count\n  \
+        g211s report stall.g211s --html stall.html             one page, to look at in a browser; needs no network\n  \
         g211s report stall.g211s --perfetto stall.pftrace      and open that in https://ui.perfetto.dev\n  \
         g211s report stall.g211s --pprof stalls.pb.gz && go tool pprof -top stalls.pb.gz\n  \
         g211s report stall.g211s --parquet stall/              tables for DuckDB, pandas and the like")]
@@ -155,6 +156,9 @@ pub struct ReportArgs {
     /// Print the report as JSON (schema g211s.report/1)
     #[arg(long)]
     pub json: bool,
+    /// Write a page with pictures for a browser: one file that needs nothing else
+    #[arg(long, value_name = "OUT")]
+    pub html: Option<PathBuf>,
     /// What to write besides.
     #[command(flatten)]
     pub export: ExportArgs,

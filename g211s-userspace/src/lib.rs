@@ -13,6 +13,7 @@ pub mod export;
 pub mod go;
 pub mod governor;
 pub mod heap;
+pub mod html;
 pub mod model;
 pub mod order;
 pub mod profile;

@@ -19,7 +19,7 @@ use g211s::{
     },
     doctor,
     export::Exports,
-    heap,
+    heap, html,
     profile::table::Look,
     ps,
     record::Record,
@@ -151,6 +151,9 @@ fn finish_recording(writer: Option<Writer>, wanted: bool) -> Result<(ExitCode, O
 fn report(args: &ReportArgs) -> Result<ExitCode> {
     // First, so that a file which is no recording leaves no others behind.
     let reader = Reader::open(&args.file)?;
+    if let Some(out) = &args.html {
+        page(&args.file, out)?;
+    }
     let mut exports = Exports::create(&args.export)?;
     let mut progress = Progress::new(&args.file);
     let code = replay(reader, &args.file, |record, read| {
@@ -171,6 +174,23 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
         print_report(&report, json)?;
     }
     Ok(code)
+}
+
+/// Writes a recording as a page. What is wrong with the recording is left to be told with the report.
+fn page(file: &Path, out: &Path) -> Result<()> {
+    let whole = || Ok::<_, anyhow::Error>(Reader::open(file)?.map_while(Result::ok));
+    let mut first = html::First::new("file");
+    for record in whole()? {
+        first.push(record);
+    }
+    let mut second = first.finish();
+    for record in whole()? {
+        second.push(record);
+    }
+    let page = second.finish()?;
+    std::fs::write(out, &page).with_context(|| format!("cannot write {}", out.display()))?;
+    let _ = writeln!(io::stderr(), "{}: {} bytes; open it in a browser", out.display(), page.len());
+    Ok(())
 }
 
 /// How far a long export is, on a terminal.

@@ -32,13 +32,15 @@ const LLVM: &str = "22";
 const RUST_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// To build bpf-linker.
 const LLVM_PACKAGES: [&str; 4] = ["llvm-22-dev", "zlib1g-dev", "libzstd-dev", "libxml2-dev"];
-/// Programs that scenarios compare with, and their packages.
-const TOOLS: [(&str, &str); 5] = [
+/// Programs that scenarios compare with or look at a page in, and their packages.
+const TOOLS: [(&str, &str); 7] = [
     ("perf", "linux-perf"),
     ("bpftrace", "bpftrace"),
     ("bpftool", "bpftool"),
     ("wrk", "wrk"),
     ("strace", "strace"),
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
 ];
 
 /// What booting other kernels needs.

@@ -13,7 +13,7 @@ pub mod sentence;
 pub mod text;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use pipeline::{Evidence, Note, Pipeline};
 pub use schema::{Report, SCHEMA, StwReport};

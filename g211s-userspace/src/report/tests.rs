@@ -27,7 +27,8 @@ use crate::runtime::histogram::TimeHist;
 
 const MS: u64 = 1_000_000;
 
-fn start(go_version: &str) -> Record {
+/// The head of such a run.
+pub(crate) fn start(go_version: &str) -> Record {
     Record::Start(Box::new(RunStart {
         g211s_version: "0.1.0".into(),
         start_ns: 0,
@@ -226,7 +227,8 @@ fn sample(at: u64, moment: Moment) -> Record {
     }))
 }
 
-fn tail() -> Vec<Record> {
+/// What follows on its events.
+pub(crate) fn tail() -> Vec<Record> {
     let hists = BTreeMap::from([
         (Hist::WokenOutside as u8, hist(&[2_000, 3_000, 9_000, 40_000])),
         (Hist::WokenInStw as u8, hist(&[1_000_000])),
@@ -297,7 +299,8 @@ fn tail() -> Vec<Record> {
     ]
 }
 
-fn run() -> Vec<Record> {
+/// A short whole run.
+pub(crate) fn run() -> Vec<Record> {
     let mut records = vec![start("go1.27.3")];
     records.extend(scene().events().into_iter().map(Record::Event));
     records.extend(tail());
@@ -601,7 +604,8 @@ fn go_1_21_through_the_pipeline() {
     assert_eq!(report.first.stw[1].runtime_total_ns, None);
 }
 
-fn any_event() -> impl Strategy<Value = Vec<u8>> {
+/// Bytes that may be an event.
+pub(crate) fn any_event() -> impl Strategy<Value = Vec<u8>> {
     // Mostly small numbers, so that events have to do with each other.
     let word = prop_oneof![8 => 0u64..40, 1 => any::<u64>()];
     let sizes = prop_oneof![Just((1u8, 56)), Just((2, 56)), Just((3, 64)), Just((4, 24))];
@@ -684,7 +688,7 @@ fn again(events: &[Event], round: u64) -> impl Iterator<Item = Event> {
 }
 
 /// Several cycles, without the stop that the scene leaves open.
-fn cycles(rounds: u64) -> Vec<Event> {
+pub(crate) fn cycles(rounds: u64) -> Vec<Event> {
     let mut one = scene().events();
     one.retain(|e| !matches!(e, Event::Probe(p) if p.stw == 3));
     (0..rounds).flat_map(|round| again(&one, round).collect::<Vec<_>>()).collect()

@@ -66,7 +66,7 @@ pub fn text(report: &Report, style: Style) -> String {
 }
 
 /// What casts doubt on the report as a whole.
-fn alarms(report: &Report) -> Vec<String> {
+pub(crate) fn alarms(report: &Report) -> Vec<String> {
     let mut alarms = Vec::new();
     for target in std::iter::once(&report.first).chain(&report.others) {
         let of = format!("process {}", target.target.pid);
@@ -287,7 +287,8 @@ fn stalls(out: &mut String, t: &TargetReport, style: Style) {
     }
 }
 
-fn cause(kind: CauseKind, behind: Option<&BehindProcess>) -> String {
+/// A cause of stalls in words.
+pub(crate) fn cause(kind: CauseKind, behind: Option<&BehindProcess>) -> String {
     match (kind, behind) {
         (CauseKind::RunqueueWait, Some(b)) if b.own => {
             "runnable, waiting behind the target's own threads".to_owned()
