@@ -192,7 +192,7 @@ fn left_at(version: &str, budget: &str) -> Result<(Interval, Interval)> {
     let edge = Duration::from_secs(5);
     std::thread::sleep(edge);
     let (own, from) = (cpu_ns(running.pid())?, now_ns());
-    std::thread::sleep(RUN - 2 * edge);
+    std::thread::sleep(RUN.saturating_sub(2 * edge));
     let (own, to) = (cpu_ns(running.pid())? - own, now_ns());
     let done = running.finish(Duration::from_mins(1))?;
     ensure!(done.code() == 0, "g211s allocs: {}", done.stderr());

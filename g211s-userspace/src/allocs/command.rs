@@ -45,6 +45,8 @@ const RING_BYTES: u32 = 16 << 20;
 /// Between two looks at the account; more often while what is saved may be spent within a few.
 const STEP: Duration = Duration::from_millis(100);
 const SHORT_STEP: Duration = Duration::from_millis(20);
+/// The same while nothing is attached and all that was hit is settled: waking up takes a CPU from somebody, too.
+const REST_STEP: Duration = Duration::from_millis(250);
 /// The runtime's own counts are read this often.
 const SECOND: Duration = Duration::from_secs(1);
 /// For how long the allocation rate is looked at before anything is attached.
@@ -329,7 +331,13 @@ impl Run<'_, '_> {
                 rate
             };
             let near = self.budget.lasts_ns(rate) < 4 * STEP.as_nanos() as u64;
-            let step = if near && self.budget.plan() != Plan::Resting { SHORT_STEP } else { STEP };
+            let step = match self.budget.plan() {
+                _ if self.exact => STEP,
+                Plan::Resting if self.rows.is_empty() => REST_STEP,
+                Plan::Resting => STEP,
+                _ if near => SHORT_STEP,
+                _ => STEP,
+            };
             tokio::select! {
                 biased;
                 _ = interrupt.recv() => return Ok("interrupt"),
