@@ -107,6 +107,10 @@ pub struct WatchArgs {
     /// function
     #[arg(long = "probe", value_name = "PROBE", value_parser = extra_probe)]
     pub probes: Vec<ExtraProbe>,
+    /// Most of a process's CPU time that the probes in its hot code (the allocator's slow path, mark assists) may take
+    /// together; those that would take more look in at times
+    #[arg(long, value_name = "SHARE", default_value = "0.5%", value_parser = share)]
+    pub budget: f64,
     /// Size of the event ring buffer (a power of two: 64K, 8M)
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = ring_bytes,
           env = "G211S_TEST_RING_BYTES", hide_env = true)]

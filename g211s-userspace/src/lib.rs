@@ -1,5 +1,6 @@
 //! g211s: says why a running Go service stalls. See ARCHITECTURE.md for the map.
 
+pub mod account;
 pub mod agent;
 pub mod allocs;
 pub mod analysis;

@@ -454,6 +454,9 @@ pub struct Cost {
     pub bpf_programs: Vec<ProgramCost>,
     /// Probe hits by target and site.
     pub probe_hits: Vec<ProbeHits>,
+    /// The probes that come and go so that they stay within the budget, by target. Empty in older recordings.
+    #[serde(default)]
+    pub hot_probes: Vec<HotProbes>,
     /// Ticks of the CPU clock, on all CPUs together, that were looked at to find the code that keeps a world
     /// from stopping; 0 where no target needs that.
     #[serde(default)]
@@ -462,6 +465,23 @@ pub struct Cost {
     pub ring_bytes: u64,
     /// How long attaching and detaching took, ns.
     pub attach_ns: u64,
+}
+
+/// What the probes in a target's hot code took (the allocator's slow path, mark assists).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HotProbes {
+    /// Index of the target.
+    pub target: u8,
+    /// Share of the target's CPU time that they might take.
+    pub budget: f64,
+    /// As what part of a CPU the target counted at least, for that.
+    pub budget_least_cpus: f64,
+    /// What a hit costs on this machine, ns, as measured on g211s itself at the start.
+    pub hit_ns: u64,
+    /// Their hits.
+    pub hits: u64,
+    /// CPU time of the target in the window, ns; `None` where it was gone at the end.
+    pub target_cpu_ns: Option<u64>,
 }
 
 /// One BPF program's cost.

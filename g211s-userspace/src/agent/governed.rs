@@ -33,6 +33,11 @@ impl Governed {
         self.probes.push((request, Some(handle)));
     }
 
+    /// From now on their hits may be so many a second.
+    pub(super) fn allow(&mut self, per_second: f64) {
+        self.governor.allow(per_second);
+    }
+
     /// Lets go of all, for good.
     pub(super) fn take(&mut self) -> Vec<ProbeHandle> {
         std::mem::take(&mut self.probes).into_iter().filter_map(|(_, handle)| handle).collect()

@@ -3,6 +3,7 @@
 
 mod console;
 mod governed;
+mod hot;
 pub(crate) mod naming;
 mod run;
 mod waits;
@@ -31,7 +32,7 @@ use tokio::{
 };
 
 use crate::{
-    bpf::{self, LoadOptions, Session},
+    bpf::{self, LoadOptions, ProbeKind, Session},
     cli::{ExtraProbe, WatchArgs},
     go::plan,
     governor::{EXACT_SYSCALLS, Governor, LOOK},
@@ -42,6 +43,7 @@ use crate::{
 
 use console::Console;
 pub use console::Sinks;
+use hot::HotBudget;
 use naming::Naming;
 use run::Run;
 use waits::WaitsReader;
@@ -51,6 +53,9 @@ use watched::{attach_probes, find_stacks, seed_threads, thread_info};
 /// correlation's time series. Each look takes a CPU from somebody for some 20 µs at least; a ring that
 /// fills sooner says so itself.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a hit of a probe is taken to cost where that could not be measured, ns.
+const ASSUMED_HIT_NS: u64 = 2_000;
 
 /// Monotonic time, ns: the clock of every event.
 pub fn now_ns() -> u64 {
@@ -123,9 +128,21 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
             _ => None,
         }),
     };
+    let hit_ns = session.calibrate(ProbeKind::Count).map_or_else(
+        |e| {
+            common.push(Unavailable {
+                feature: "calibrate".into(),
+                why: e.to_string(),
+                costs: format!("a probe's hit is taken to cost {}", duration(ASSUMED_HIT_NS)),
+            });
+            ASSUMED_HIT_NS
+        },
+        |cost| cost.hit_ns,
+    );
+    let budget = HotBudget { share: args.budget, hit_ns };
     let mut watched = Vec::new();
     for (index, resolved) in resolved.into_iter().enumerate() {
-        watched.push(attach_probes(&mut session, index as u8, resolved, &options, &common));
+        watched.push(attach_probes(&mut session, index as u8, resolved, &options, budget, &common));
     }
     let sample = args.probes.contains(&ExtraProbe::Sample);
     let has_signals = !common.iter().any(|u| u.feature == "signal_deliver");
@@ -152,10 +169,11 @@ pub async fn run(args: &WatchArgs, mut sinks: Sinks) -> Result<Sinks> {
     }
     // At once: from here on whatever the runtime counts is in our events as well.
     let samples: Vec<Record> = watched.iter().filter_map(|w| w.sample(Moment::Start)).collect();
-    let exact = if args.probes.contains(&ExtraProbe::Epoll) { u64::MAX } else { EXACT_SYSCALLS };
+    let all = args.probes.contains(&ExtraProbe::Epoll);
+    let exact = if all { u64::MAX as f64 } else { EXACT_SYSCALLS as f64 };
     let mut poll_governor = poll_source.map(|source| match source {
         // It costs those alone that poll.
-        PollSource::Fentry => Governor::new(u64::MAX),
+        PollSource::Fentry => Governor::new(u64::MAX as f64),
         PollSource::Syscalls => Governor::new(exact),
     });
     if let Some(governor) = &mut poll_governor {

@@ -279,6 +279,9 @@ impl Run<'_> {
         let Self { session, watched, .. } = self;
         let mut refused = Vec::new();
         for w in watched.iter_mut().filter(|w| w.alive) {
+            if all {
+                w.allow();
+            }
             let index = w.request.index;
             if let Err(e) = w.allocs.govern(session, index, all) {
                 refused.push((index, format!("allocations are not counted from here on: {e}")));
@@ -423,7 +426,7 @@ impl Run<'_> {
         for totals in totals {
             self.sinks.push(Record::ThreadTotals(Box::new(totals)), &mut self.console);
         }
-        let mut probe_hits = Vec::new();
+        let (mut probe_hits, mut hot_probes) = (Vec::new(), Vec::new());
         for index in 0..self.watched.len() as u8 {
             if self.watched[usize::from(index)].alive {
                 self.interval(index);
@@ -433,7 +436,9 @@ impl Run<'_> {
                 Ok(h) => self.sinks.push(Record::Hists(Box::new(h)), &mut self.console),
                 Err(e) => self.notice(Some(index), &e.to_string()),
             }
-            let counted = self.session.counters(index, end_ns).map(|i| i.hits).unwrap_or_default();
+            let counters = self.session.counters(index, end_ns).unwrap_or_default();
+            hot_probes.push(self.watched[usize::from(index)].hot_probes(&counters));
+            let counted = counters.hits;
             let mut sites: Vec<u32> =
                 self.watched[usize::from(index)].record.probes.iter().map(|p| p.site_id).collect();
             sites.sort_unstable();
@@ -483,6 +488,7 @@ impl Run<'_> {
                 agent_max_rss_bytes: usage.as_ref().map_or(0, |u| u.max_rss() as u64 * 1024),
                 bpf_programs,
                 probe_hits,
+                hot_probes,
                 sampler_ticks,
                 ring_bytes: self.ring_bytes,
                 attach_ns: attach_ns + detach_ns,

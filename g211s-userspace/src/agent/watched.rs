@@ -7,13 +7,18 @@ use g211s_ebpf::{
     event::{Site, ThreadState},
 };
 
-use super::{governed::Governed, now_ns, waits::WaitsReader};
+use super::{
+    governed::Governed,
+    hot::{Hot, HotBudget, LEAST_CPU},
+    now_ns,
+    waits::WaitsReader,
+};
 use crate::{
     bpf::{ProbeHandle, ProbeRequest, SAMPLER_HZ, Session, TargetRequest},
     go::{Binary, plan},
-    governor::{EXACT_ALLOCATIONS, EXACT_ASSISTS, Governor},
+    governor::Governor,
     model::reason::StwReason,
-    record::{Moment, Record, StackSource, Target, ThreadInfo, Unavailable},
+    record::{HotProbes, Interval, Moment, Record, StackSource, Target, ThreadInfo, Unavailable},
     runtime::{
         bias::load_bias,
         preemption::async_preemption,
@@ -32,6 +37,8 @@ pub(super) struct Watched {
     pub(super) allocs: Governed,
     /// Probes in mark assists.
     pub(super) assists: Governed,
+    /// What both may take.
+    pub(super) hot: Hot,
     /// All its other probes.
     pub(super) probes: Vec<ProbeHandle>,
     pub(super) quotas: Quotas,
@@ -49,6 +56,25 @@ impl Watched {
         let runtime = self.runtime.as_ref().filter(|_| self.alive)?;
         let sample = runtime.sample(self.request.index, moment, &now_ns);
         Some(Record::Runtime(Box::new(sample)))
+    }
+
+    /// Lets its hot probes take what its CPU time allows, half of it each.
+    pub(super) fn allow(&mut self) {
+        let each = self.hot.allowed() / 2.0;
+        self.allocs.allow(each);
+        self.assists.allow(each);
+    }
+
+    /// What its hot probes took.
+    pub(super) fn hot_probes(&self, counters: &Interval) -> HotProbes {
+        HotProbes {
+            target: self.request.index,
+            budget: self.hot.budget.share,
+            budget_least_cpus: LEAST_CPU,
+            hit_ns: self.hot.budget.hit_ns,
+            hits: self.allocs.hits(counters) + self.assists.hits(counters),
+            target_cpu_ns: self.hot.target_cpu_ns(),
+        }
     }
 
     /// Looks for quotas that were set, changed or taken back.
@@ -77,6 +103,7 @@ pub(super) fn attach_probes(
     index: u8,
     resolved: ResolvedTarget,
     options: &plan::PlanOptions,
+    budget: HotBudget,
     common: &[Unavailable],
 ) -> Watched {
     let mut record = resolved.record(Vec::new(), common.to_vec());
@@ -98,8 +125,11 @@ pub(super) fn attach_probes(
     let plan = plan::plan_or_why(&resolved.binary, options);
     record.unavailable.extend(plan.unavailable);
     let mut attached = Vec::new();
-    let mut allocs = Governed::new(ALLOCS, Governor::new(EXACT_ALLOCATIONS));
-    let mut assists = Governed::new(ASSISTS, Governor::saving(EXACT_ASSISTS));
+    let mut hot = Hot::new(budget, record.pid);
+    let each = hot.allowed() / 2.0;
+    let mut allocs = Governed::new(ALLOCS, Governor::new(each));
+    // Assists come in bursts, some of 50 ms and more, so the mean over a rest and a look counts.
+    let mut assists = Governed::new(ASSISTS, Governor::saving(each));
     let mut probes = Vec::new();
     // Without an edge that ends a stop, its beginning would open a window for ever.
     let has_end = plan.probes.iter().any(|p| matches!(p.site, Site::StwStart | Site::StwEnd));
@@ -164,6 +194,7 @@ pub(super) fn attach_probes(
         alive: true,
         allocs,
         assists,
+        hot,
         probes,
         quotas,
         quotas_changed: false,

@@ -14,14 +14,14 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::attached::Attached;
-use super::budget::{Budget, Expected, Plan};
+use super::budget::{Budget, Costs, Done, Expected, Plan};
 use super::decode::{Decoded, Decoder, SpanFields};
 use super::forecast::forecast;
 use super::observer::Observer;
 use super::rows::Rows;
 use super::totals::{self, CLASS_SIZES};
 use crate::agent::{host, naming::Naming, now_ns, stand_back};
-use crate::bpf::{self, LoadOptions, Loss, Session, TargetRequest};
+use crate::bpf::{self, LoadOptions, Loss, ProbeCost, ProbeKind, Session, TargetRequest};
 use crate::cli::{AllocPlanArg, AllocsArgs};
 use crate::go::Binary;
 use crate::go::globals::Global;
@@ -45,18 +45,25 @@ const RING_BYTES: u32 = 16 << 20;
 /// Between two looks at the account; more often while what is saved may be spent within a few.
 const STEP: Duration = Duration::from_millis(100);
 const SHORT_STEP: Duration = Duration::from_millis(20);
+/// The same while nothing is attached and all that was hit is settled: waking up takes a CPU from somebody, too.
+const REST_STEP: Duration = Duration::from_millis(250);
 /// The runtime's own counts are read this often.
 const SECOND: Duration = Duration::from_secs(1);
 /// For how long the allocation rate is looked at before anything is attached.
 const FORECAST: Duration = Duration::from_millis(200);
 /// Samples of one record.
 const BATCH: usize = 4096;
-/// What a hit is taken to cost where that could not be measured, ns.
-const ASSUMED_COST: u64 = 4_000;
+/// What a probe is taken to cost where that could not be measured.
+const ASSUMED_COST: ProbeCost = ProbeCost { hit_ns: 4_000, change_ns: 200_000 };
 
-/// CPU time of a process, ns.
+/// CPU time by a clock of a process or thread, ns.
 fn cpu_ns(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |t| t.num_nanoseconds() as u64)
+}
+
+/// CPU time of this thread, ns.
+fn thread_cpu_ns() -> u64 {
+    cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Follows the allocations of a process and hands all records to `sink`. `observer` sees each object as soon as its event
@@ -103,14 +110,19 @@ pub async fn run(
     let procs =
         runtime.address(Global::Gomaxprocs).and_then(|at| runtime.u32_at(at)).unwrap_or(1) as usize;
     let mut unavailable = plan.unavailable.clone();
-    let cost_ns = session.calibrate(args.exact).unwrap_or_else(|e| {
+    let kind = if args.exact { ProbeKind::Exact } else { ProbeKind::Sample };
+    let cost = session.calibrate(kind).unwrap_or_else(|e| {
         unavailable.push(Unavailable {
             feature: "calibrate".into(),
             why: e.to_string(),
-            costs: format!("a hit is taken to cost {}", duration(ASSUMED_COST)),
+            costs: format!("a hit is taken to cost {}", duration(ASSUMED_COST.hit_ns)),
         });
         ASSUMED_COST
     });
+    let costs = Costs {
+        hit_ns: cost.hit_ns as f64,
+        change_ns: (cost.change_ns * (plan.refill.len() + plan.large.len()) as u64) as f64,
+    };
     let budget = if args.exact { 1.0 } else { args.budget };
     let mut run = Run {
         sink,
@@ -119,7 +131,7 @@ pub async fn run(
         decoder: Decoder::new(0, fields),
         budget: Budget::new(
             budget,
-            cost_ns,
+            costs,
             !plan.next_free.is_empty() && args.plan == AllocPlanArg::NextFree,
         ),
         attached: Attached::new(&plan, &target),
@@ -141,7 +153,9 @@ pub async fn run(
         target,
         runtime,
         cpu_clock,
-        cost_ns,
+        cost_ns: cost.hit_ns,
+        own_ns: 0,
+        naming_ns: 0,
         lost: None,
         gave_up: false,
         tty: io::stderr().is_terminal(),
@@ -198,6 +212,10 @@ struct Run<'a, 's> {
     runtime: Runtime<ProcessMemory>,
     cpu_clock: ClockId,
     cost_ns: u64,
+    /// CPU time of ours for what was hit, ns, without `naming_ns`.
+    own_ns: u64,
+    /// CPU time for names of functions, ns: once for each, however long the run is.
+    naming_ns: u64,
     lost: Option<String>,
     /// The probes could not be attached again.
     gave_up: bool,
@@ -302,7 +320,7 @@ impl Run<'_, '_> {
         let mut terminate = signal(SignalKind::terminate())?;
         let deadline = tokio::time::Instant::now() + span;
         let mut second = tokio::time::interval_at(tokio::time::Instant::now() + SECOND, SECOND);
-        let mut last_hits = (now_ns(), 0);
+        let (mut last_hits, mut checked) = ((now_ns(), 0), Instant::now());
         loop {
             let rate = {
                 let (now, hits) = (now_ns(), self.hits());
@@ -313,7 +331,13 @@ impl Run<'_, '_> {
                 rate
             };
             let near = self.budget.lasts_ns(rate) < 4 * STEP.as_nanos() as u64;
-            let step = if near && self.budget.plan() != Plan::Resting { SHORT_STEP } else { STEP };
+            let step = match self.budget.plan() {
+                _ if self.exact => STEP,
+                Plan::Resting if self.rows.is_empty() => REST_STEP,
+                Plan::Resting => STEP,
+                _ if near => SHORT_STEP,
+                _ => STEP,
+            };
             tokio::select! {
                 biased;
                 _ = interrupt.recv() => return Ok("interrupt"),
@@ -327,15 +351,19 @@ impl Run<'_, '_> {
                 () = self.session.pressed() => {}
                 () = tokio::time::sleep(self.observer.within().map_or(step, |d| d.min(step))) => {}
             }
-            self.drain()?;
+            self.charged(Self::drain)?;
             self.look(false)?;
-            self.settle(false)?;
+            self.charged(|run| run.settle(false))?;
             if !self.exact {
                 self.govern()?;
             }
             if self.gave_up {
                 return Ok("error");
             }
+            if checked.elapsed() < STEP {
+                continue;
+            }
+            checked = Instant::now();
             if !self.target.is_alive(&self.procfs) {
                 return Ok("target_exited");
             }
@@ -344,6 +372,15 @@ impl Run<'_, '_> {
                 return Ok("target_exited");
             }
         }
+    }
+
+    /// Does something about hits; what that takes is charged to the budget.
+    fn charged(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let (began, naming) = (thread_cpu_ns(), self.naming_ns);
+        work(self)?;
+        let took = thread_cpu_ns().saturating_sub(began);
+        self.own_ns += took.saturating_sub(self.naming_ns - naming);
+        Ok(())
     }
 
     /// Hits so far, of all sites.
@@ -387,7 +424,8 @@ impl Run<'_, '_> {
             self.refill_hits = None;
         }
         let was = self.budget.plan();
-        let plan = self.budget.decide(now, cpu, hits, self.forecast);
+        let done = Done { hits, own_ns: self.own_ns };
+        let plan = self.budget.decide(now, cpu, done, self.forecast);
         if plan == was {
             return Ok(());
         }
@@ -436,6 +474,7 @@ impl Run<'_, '_> {
             hits: self.hits(),
             observed_ns: self.attached.observed_ns(now),
             looks: self.attached.looks,
+            spent_ns: (!self.exact).then(|| self.budget.spent_ns()),
         };
         (self.sink)(Record::AllocState(Box::new(state)))
     }
@@ -453,6 +492,7 @@ impl Run<'_, '_> {
                 pending,
                 rows,
                 received,
+                naming_ns,
                 lost,
                 sink,
                 observer,
@@ -463,6 +503,7 @@ impl Run<'_, '_> {
                 *received += 1;
                 let Some((decoded, stack)) = decoder.take(item, look) else { return };
                 if let Some(stack) = stack {
+                    let began = thread_cpu_ns();
                     for &address in &stack.addresses {
                         if let Some(symbol) = naming.name(procfs, address)
                             && let Err(e) = sink(Record::Symbol(Box::new(symbol)))
@@ -473,6 +514,7 @@ impl Run<'_, '_> {
                     if let Err(e) = sink(Record::AllocStack(Box::new(stack))) {
                         *lost = Some(e.to_string());
                     }
+                    *naming_ns += thread_cpu_ns().saturating_sub(began);
                 }
                 match decoded {
                     Decoded::Sample(sample) => {
@@ -542,7 +584,7 @@ impl Run<'_, '_> {
             io::stderr(),
             "\r{seconds:>4} s | {plan} | {} samples | {} of the target's CPU time spent\x1b[K",
             self.decoder.counts.samples,
-            duration(self.hits() * self.cost_ns)
+            duration(self.hits().saturating_mul(self.cost_ns))
         );
     }
 
@@ -614,6 +656,7 @@ impl Run<'_, '_> {
                 agent_max_rss_bytes: usage.as_ref().map_or(0, |u| u.max_rss() as u64 * 1024),
                 bpf_programs,
                 probe_hits,
+                hot_probes: Vec::new(),
                 sampler_ticks: 0,
                 ring_bytes,
                 attach_ns: attach_ns + detach.elapsed().as_nanos() as u64,

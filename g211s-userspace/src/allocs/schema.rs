@@ -163,6 +163,11 @@ pub struct CostInfo {
     pub target_cpu_ns: u64,
     /// `spent_ns` as a part of that.
     pub share: f64,
+    /// All that the budget was charged, ns: `spent_ns`, the coming and going of probes, and what g211s did about hits
+    /// meanwhile. `None` where every allocation was counted.
+    pub charged_ns: Option<u64>,
+    /// `charged_ns` as a part of `target_cpu_ns`.
+    pub charged_share: Option<f64>,
     /// CPU time of g211s, ns, start and end included.
     pub agent_cpu_ns: u64,
     /// Its largest resident set, bytes.
@@ -292,6 +297,9 @@ fn events(end: Option<&RunEnd>) -> EventsInfo {
 fn cost(model: &Model, observed: &Observed) -> CostInfo {
     let run = model.allocations.run();
     let spent_ns = observed.hits.saturating_mul(run.cost_ns);
+    let part =
+        |ns: u64| if observed.cpu_ns == 0 { 0.0 } else { ns as f64 / observed.cpu_ns as f64 };
+    let charged_ns = observed.charged_ns.filter(|_| !run.exact);
     CostInfo {
         budget: (!run.exact).then_some(run.budget),
         budget_least_cpus: LEAST_CPU,
@@ -299,7 +307,9 @@ fn cost(model: &Model, observed: &Observed) -> CostInfo {
         hits: observed.hits,
         spent_ns,
         target_cpu_ns: observed.cpu_ns,
-        share: if observed.cpu_ns == 0 { 0.0 } else { spent_ns as f64 / observed.cpu_ns as f64 },
+        share: part(spent_ns),
+        charged_ns,
+        charged_share: charged_ns.map(part),
         agent_cpu_ns: model.end.as_ref().map_or(0, |e| e.cost.agent_cpu_ns),
         agent_max_rss_bytes: model.end.as_ref().map_or(0, |e| e.cost.agent_max_rss_bytes),
     }

@@ -162,6 +162,14 @@ fn foot(out: &mut String, d: &Document) {
         duration(c.target_cpu_ns),
         share(c.share),
     );
+    if let (Some(ns), Some(part)) = (c.charged_ns, c.charged_share) {
+        let _ = write!(
+            out,
+            "; with the coming and going of the probes and g211s' own work on hits {}, {}",
+            duration(ns),
+            share(part)
+        );
+    }
     let _ = match c.budget {
         Some(budget) => writeln!(
             out,

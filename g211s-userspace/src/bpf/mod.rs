@@ -32,6 +32,7 @@ mod read;
 mod sampler;
 mod series;
 
+pub use calibrate::{ProbeCost, ProbeKind};
 pub use error::{BpfError, NEEDS};
 use error::{failed, not_loaded};
 use kernel_btf::KernelFacts;

@@ -145,6 +145,10 @@ pub struct AllocState {
     pub observed_ns: u64,
     /// Stays of the probes so far, with the one under way.
     pub looks: u32,
+    /// All that the account was charged so far, ns: hits, the coming and going of probes, and what g211s did about hits.
+    /// `None` in older recordings, and where every allocation is counted.
+    #[serde(default)]
+    pub spent_ns: Option<u64>,
 }
 
 /// What a stack allocated while every allocation was counted.

@@ -16,10 +16,10 @@ use crate::{
     event::Event,
     model::ascii::{Scene, TGID},
     record::{
-        AttachedProbe, Cost, GcSample, GoroutineSample, HeapSample, Hists, Host, Interval,
-        LatenessSource, Moment, Notice, PSample, PollSource, ProbeHits, ProcessInfo, Quota, Reads,
-        Record, RunEnd, RunStart, RuntimeAccess, RuntimeFeature, RuntimeSample, Settings,
-        SparseHist, StwSample, Target, ThreadInfo, ThreadTotals, Unavailable,
+        AttachedProbe, Cost, GcSample, GoroutineSample, HeapSample, Hists, Host, HotProbes,
+        Interval, LatenessSource, Moment, Notice, PSample, PollSource, ProbeHits, ProcessInfo,
+        Quota, Reads, Record, RunEnd, RunStart, RuntimeAccess, RuntimeFeature, RuntimeSample,
+        Settings, SparseHist, StwSample, Target, ThreadInfo, ThreadTotals, Unavailable,
     },
 };
 
@@ -291,6 +291,14 @@ pub(crate) fn tail() -> Vec<Record> {
                 agent_cpu_ns: 12 * MS,
                 agent_max_rss_bytes: 23_000_000,
                 probe_hits: vec![ProbeHits { target: 0, site: "stw_stop".into(), hits: 3 }],
+                hot_probes: vec![HotProbes {
+                    target: 0,
+                    budget: 0.01,
+                    budget_least_cpus: 0.5,
+                    hit_ns: 1_500,
+                    hits: 2_000,
+                    target_cpu_ns: Some(1_000 * MS),
+                }],
                 ring_bytes: 4096,
                 attach_ns: 80 * MS,
                 ..Cost::default()
