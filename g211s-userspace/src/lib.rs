@@ -15,6 +15,7 @@ pub mod go;
 pub mod governor;
 pub mod heap;
 pub mod html;
+pub mod leaks;
 pub mod model;
 pub mod order;
 pub mod profile;
