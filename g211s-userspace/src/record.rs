@@ -18,7 +18,7 @@ pub use alloc::{
     AllocDensity, AllocRun, AllocSample, AllocSamples, AllocStack, AllocState, AllocSums,
     AllocTotals,
 };
-pub use heap::{HeapFate, HeapLook, HeapObject};
+pub use heap::{HeapFate, HeapLook, HeapObject, HeapSnapshot, HeapSource, HeapStacks, HeapType};
 
 pub use runtime::{
     GcSample, GoroutineSample, HeapSample, Moment, PSample, Reads, RuntimeAccess, RuntimeFeature,
@@ -64,6 +64,10 @@ pub enum Record {
     AllocSums(Box<AllocSums>),
     /// What became of sampled objects.
     HeapLook(Box<HeapLook>),
+    /// Where the figures of a heap come from.
+    HeapSource(Box<HeapSource>),
+    /// Stacks of the runtime's own memory profile.
+    HeapStacks(Box<HeapStacks>),
     /// Something the user must know (a probe refused, a target that exited …), when it happened.
     Notice(Box<Notice>),
     /// How the run ended. Last, and once; missing if the recorder was killed.

@@ -5,13 +5,14 @@
 //! Rooms: [`proc`] (children that cannot outlive us), [`go`] (toolchains and builds),
 //! [`service`] (workloads, load, hogs), [`agent`] (runs of `g211s`), [`report`] (its JSON),
 //! [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
-//! [`paired`] (what something costs a program), [`lab`] (the fault laboratory), [`leaks`] (programs that
+//! [`paired`] (what something costs a program), [`folder`] (what a test writes), [`lab`] (the fault laboratory), [`leaks`] (programs that
 //! leak).
 //!
 //! This library must not know: what a scenario asserts. `cargo xtask demo` and `cargo xtask lab`
 //! use it as well.
 
 pub mod agent;
+pub mod folder;
 pub mod go;
 pub mod kernel;
 pub mod lab;
