@@ -15,7 +15,7 @@ use g211s::{
     census,
     cli::{
         AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand,
-        LeaksArgs, PsArgs, RecordArgs, ReportArgs,
+        HeapTakeArgs, LeaksArgs, PsArgs, RecordArgs, ReportArgs,
     },
     doctor,
     export::Exports,
@@ -33,6 +33,8 @@ use g211s::{
 const FAILURE: u8 = 1;
 /// A leak was found that counts.
 const FOUND: u8 = 3;
+/// A recording is flushed this often.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -232,6 +234,14 @@ impl Progress {
     }
 }
 
+/// Hands on what is whole of a recording; says what is not, and fails then.
+fn read_all(file: &Path, mut push: impl FnMut(Record)) -> Result<ExitCode> {
+    replay(Reader::open(file)?, file, |record, _| {
+        push(record);
+        Ok(())
+    })
+}
+
 /// Hands on what is whole of a recording, with how many bytes of it were read; says what is not, and fails then.
 fn replay(
     mut reader: Reader,
@@ -284,28 +294,41 @@ fn goroutines(args: &GoroutinesArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Hands records on, and to a recording as long as that can be written; once a second what came is safe from a crash.
+fn recorded(
+    writer: &mut Option<Writer>,
+    mut push: impl FnMut(Record),
+) -> impl FnMut(Record) -> Result<()> {
+    let mut flushed = Instant::now();
+    move |record| {
+        if let Some(w) = writer {
+            let mut written = w.write(&record);
+            if written.is_ok() && flushed.elapsed() >= FLUSH_EVERY {
+                flushed = Instant::now();
+                written = w.flush();
+            }
+            if let Err(e) = written {
+                let _ = writeln!(io::stderr(), "g211s: {e}; the run goes on without the recording");
+                *writer = None;
+            }
+        }
+        push(record);
+        Ok(())
+    }
+}
+
 fn allocations(args: &AllocsArgs) -> Result<ExitCode> {
     let mut model = allocs::model::Model::default();
     let mut code = ExitCode::SUCCESS;
     if let Some(pid) = args.pid {
         let mut writer = args.record.as_ref().map(Writer::create).transpose()?;
-        let mut sink = |record: Record| {
-            if let Some(w) = &mut writer
-                && let Err(e) = w.write(&record)
-            {
-                let _ = writeln!(io::stderr(), "g211s: {e}; the run goes on without the recording");
-                writer = None;
-            }
-            model.push(record);
-            Ok(())
-        };
-        runtime()?.block_on(allocs::command::run(args, pid, &mut Nobody, &mut sink))?;
+        {
+            let mut sink = recorded(&mut writer, |record| model.push(record));
+            runtime()?.block_on(allocs::command::run(args, pid, &mut Nobody, &mut sink))?;
+        }
         code = finish_recording(writer, args.record.is_some())?.0;
     } else if let Some(file) = &args.from {
-        code = replay(Reader::open(file)?, file, |record, _| {
-            model.push(record);
-            Ok(())
-        })?;
+        code = read_all(file, |record| model.push(record))?;
         if !model.is_of_allocations() {
             anyhow::bail!(
                 "{} holds no allocations: it was not made by `g211s allocs --record`; `g211s report` may read it",
@@ -341,18 +364,7 @@ fn heap_of(args: &HeapArgs) -> Result<ExitCode> {
                 print(&difference.text(args.top, look()))?;
             }
         }
-        (None, Some(args)) => {
-            let document = if args.follow {
-                runtime()?.block_on(heap::command::follow(args))?
-            } else {
-                heap::command::take(args)?
-            };
-            if args.json {
-                print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
-            } else {
-                print(&heap::text::text(&document, args.top, look()))?;
-            }
-        }
+        (None, Some(args)) => return heap_taken(args),
         // clap has refused that.
         (None, None) => anyhow::bail!("a process is needed: g211s heap --pid PID"),
     }
@@ -370,7 +382,7 @@ fn leaks_of(args: &LeaksArgs) -> Result<ExitCode> {
         }
         (None, Some(file)) => {
             let mut seen = leaks::seen::Seen::default();
-            code = replay(file, |record| seen.push(record))?;
+            code = read_all(file, |record| seen.push(record))?;
             if !seen.is_of_leaks() {
                 anyhow::bail!(
                     "{} holds no search for leaks: it was not made by `g211s leaks --record`",
@@ -391,6 +403,36 @@ fn leaks_of(args: &LeaksArgs) -> Result<ExitCode> {
     }
     let found = document.counted.findings > 0 && code == ExitCode::SUCCESS;
     Ok(if found { ExitCode::from(FOUND) } else { code })
+}
+
+fn heap_taken(args: &HeapTakeArgs) -> Result<ExitCode> {
+    let mut model = heap::recorded::Model::default();
+    let code = if let Some(pid) = args.pid {
+        let mut writer = args.record.as_ref().map(Writer::create).transpose()?;
+        {
+            let mut sink = recorded(&mut writer, |record| model.push(record));
+            if args.follow {
+                runtime()?.block_on(heap::command::follow(args, pid, &mut sink))?;
+            } else {
+                heap::command::take(pid, &mut sink)?;
+            }
+        }
+        finish_recording(writer, args.record.is_some())?.0
+    } else if let Some(file) = &args.from {
+        read_all(file, |record| model.push(record))?
+    } else {
+        // clap has refused that.
+        anyhow::bail!("a process is needed: g211s heap --pid PID");
+    };
+    let document = heap::command::finish(args, model).with_context(|| {
+        args.from.as_ref().map_or_else(String::new, |f| f.display().to_string())
+    })?;
+    if args.json {
+        print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
+    } else {
+        print(&heap::text::text(&document, args.top, look()))?;
+    }
+    Ok(code)
 }
 
 fn list(args: &PsArgs) -> Result<ExitCode> {

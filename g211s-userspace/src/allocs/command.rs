@@ -17,6 +17,7 @@ use super::attached::Attached;
 use super::budget::{Budget, Costs, Done, Expected, Plan};
 use super::decode::{Decoded, Decoder, SpanFields};
 use super::forecast::forecast;
+use super::marks::Marks;
 use super::observer::Observer;
 use super::rows::Rows;
 use super::totals::{self, CLASS_SIZES};
@@ -28,11 +29,12 @@ use crate::go::globals::Global;
 use crate::go::plan::{self, PlannedProbe};
 use crate::record::{
     AllocRun, AllocSample, AllocSamples, AllocState, AllocSums, AllocTotals, Cost, LatenessSource,
-    Notice, ProbeHits, Record, RunEnd, RunStart, Settings, Unavailable,
+    Moment, Notice, ProbeHits, Record, RunEnd, RunStart, RuntimeSample, Settings, Unavailable,
 };
 use crate::report::format::{clean, duration};
 use crate::runtime::memory::ProcessMemory;
 use crate::runtime::sampling::open_runtime;
+use crate::runtime::snapshot::Sampler;
 use crate::runtime::{Feature, Runtime};
 use crate::target::{ResolvedTarget, procfs::Procfs, resolve};
 
@@ -150,6 +152,8 @@ pub async fn run(
         session,
         exe: exe(&procfs, pid),
         procfs,
+        marks: Marks::of(&runtime),
+        sampler: Sampler::new(&runtime, target.binary.cgo),
         target,
         runtime,
         cpu_clock,
@@ -210,6 +214,9 @@ struct Run<'a, 's> {
     /// Its executable: another one has none of these probes.
     exe: Option<(u64, u64)>,
     runtime: Runtime<ProcessMemory>,
+    /// The runtime's own counters, and when the collector marked.
+    sampler: Sampler,
+    marks: Marks,
     cpu_clock: ClockId,
     cost_ns: u64,
     /// CPU time of ours for what was hit, ns, without `naming_ns`.
@@ -283,6 +290,7 @@ impl Run<'_, '_> {
                 "the runtime's own counts cannot be read ({why}): totals are extrapolated from samples"
             ))?;
         }
+        self.counters(Moment::Start)?;
         let cpu = cpu_ns(self.cpu_clock);
         if self.exact {
             // Counted from here on, all together.
@@ -346,6 +354,7 @@ impl Run<'_, '_> {
                 _ = second.tick() => {
                     self.count();
                     self.state("", "")?;
+                    self.counters(Moment::Running)?;
                     self.status();
                 }
                 () = self.session.pressed() => {}
@@ -354,6 +363,7 @@ impl Run<'_, '_> {
             self.charged(Self::drain)?;
             self.look(false)?;
             self.charged(|run| run.settle(false))?;
+            self.marks.look(self.runtime.memory(), self.started_ns);
             if !self.exact {
                 self.govern()?;
             }
@@ -469,14 +479,23 @@ impl Run<'_, '_> {
             why: why.to_owned(),
             totals: totals::read(&self.runtime).ok(),
             cycles,
+            sweepgen: self.sweepgen(),
             marked,
             cpu_ns: cpu_ns(self.cpu_clock),
             hits: self.hits(),
             observed_ns: self.attached.observed_ns(now),
             looks: self.attached.looks,
             spent_ns: (!self.exact).then(|| self.budget.spent_ns()),
+            marks: self.marks.take(),
         };
         (self.sink)(Record::AllocState(Box::new(state)))
+    }
+
+    /// Records the runtime's own counters.
+    fn counters(&mut self, moment: Moment) -> Result<()> {
+        // Goroutines are no business of ours.
+        let sample = self.sampler.sample(&self.runtime, &now_ns, 0);
+        (self.sink)(Record::Runtime(Box::new(RuntimeSample { target: 0, moment, ..sample })))
     }
 
     /// Takes what the ring holds.
@@ -544,10 +563,13 @@ impl Run<'_, '_> {
         if self.rows.is_empty() {
             return Ok(());
         }
-        let sweepgen =
-            self.runtime.u64(Global::Mheap, "runtime.mheap", "sweepgen").ok().map(|g| g as u32);
+        let sweepgen = self.sweepgen();
         self.pending.extend(self.rows.settle(self.runtime.memory(), sweepgen, now_ns(), last));
         self.hand_on()
+    }
+
+    fn sweepgen(&self) -> Option<u32> {
+        self.runtime.u64(Global::Mheap, "runtime.mheap", "sweepgen").ok().map(|g| g as u32)
     }
 
     /// Lets the observer look at the process.
@@ -599,6 +621,7 @@ impl Run<'_, '_> {
         let plan = if self.exact { "exact" } else { self.budget.plan().name() };
         // The runtime's counts first, then the samples up to here.
         self.state(plan, "")?;
+        self.counters(Moment::End)?;
         self.session.unwatch(self.target.tgid.unwrap_or_default());
         let end_ns = now_ns();
         std::thread::sleep(Duration::from_millis(2));

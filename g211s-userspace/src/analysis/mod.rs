@@ -10,5 +10,6 @@ pub mod goroutine;
 pub mod network;
 pub mod stalls;
 pub mod stats;
+pub mod survival;
 pub mod trend;
 pub mod verdict;

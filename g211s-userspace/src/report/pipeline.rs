@@ -372,7 +372,9 @@ impl Pipeline {
             | Record::AllocState(_)
             | Record::AllocSums(_)
             | Record::HeapLook(_)
-            | Record::Leaks(_) => {}
+            | Record::Leaks(_)
+            | Record::HeapSource(_)
+            | Record::HeapStacks(_) => {}
             Record::Hists(hists) => {
                 state.last_ns = state.last_ns.max(hists.ts_ns);
                 if let Some(t) = state.targets.get_mut(usize::from(hists.target)) {

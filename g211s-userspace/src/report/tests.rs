@@ -201,6 +201,7 @@ fn sample(at: u64, moment: Moment) -> Record {
             goal: Some(40_000_000),
             gc_percent: 100,
             memory_limit: i64::MAX,
+            other: None,
         }),
         gc: Some(GcSample {
             cycles: 20 + u32::from(over),
