@@ -12,6 +12,7 @@ pub mod event;
 pub mod go;
 pub mod governor;
 pub mod heap;
+pub mod leaks;
 pub mod model;
 pub mod order;
 pub mod profile;

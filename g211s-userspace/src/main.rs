@@ -14,9 +14,9 @@ use g211s::{
     census,
     cli::{
         AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand,
-        PsArgs, RecordArgs, ReportArgs,
+        LeaksArgs, PsArgs, RecordArgs, ReportArgs,
     },
-    doctor, heap,
+    doctor, heap, leaks,
     profile::table::Look,
     ps,
     record::Record,
@@ -28,6 +28,8 @@ use g211s::{
 /// Something failed. (2, from clap and from [`TargetError::exit_code`]: what was asked for makes no
 /// sense.)
 const FAILURE: u8 = 1;
+/// A leak was found that counts.
+const FOUND: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -76,6 +78,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Goroutines(args) => goroutines(&args),
         Command::Allocs(args) => allocations(&args),
         Command::Heap(args) => heap_of(&args),
+        Command::Leaks(args) => leaks_of(&args),
         Command::Ps(args) => list(&args),
     }
 }
@@ -266,6 +269,40 @@ fn heap_of(args: &HeapArgs) -> Result<ExitCode> {
         (None, None) => anyhow::bail!("a process is needed: g211s heap --pid PID"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn leaks_of(args: &LeaksArgs) -> Result<ExitCode> {
+    let code;
+    let seen = match (args.pid, &args.from) {
+        (Some(pid), _) => {
+            let writer = args.record.as_ref().map(Writer::create).transpose()?;
+            let (seen, writer) = runtime()?.block_on(leaks::command::watch(args, pid, writer))?;
+            code = finish_recording(writer, args.record.is_some())?.0;
+            seen
+        }
+        (None, Some(file)) => {
+            let mut seen = leaks::seen::Seen::default();
+            code = replay(file, |record| seen.push(record))?;
+            if !seen.is_of_leaks() {
+                anyhow::bail!(
+                    "{} holds no search for leaks: it was not made by `g211s leaks --record`",
+                    file.display()
+                );
+            }
+            seen
+        }
+        // clap has refused that.
+        (None, None) => anyhow::bail!("a process is needed: g211s leaks --pid PID"),
+    };
+    let findings = leaks::judge::judge(&seen);
+    let document = leaks::schema::document(&seen, &findings, &leaks::command::limits(args));
+    if args.json {
+        print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
+    } else {
+        print(&leaks::text::text(&document, &findings, args.top))?;
+    }
+    let found = document.counted.findings > 0 && code == ExitCode::SUCCESS;
+    Ok(if found { ExitCode::from(FOUND) } else { code })
 }
 
 fn list(args: &PsArgs) -> Result<ExitCode> {

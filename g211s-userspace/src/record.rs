@@ -11,6 +11,7 @@ use crate::event::Event;
 
 mod alloc;
 mod heap;
+mod leaks;
 mod runtime;
 mod waits;
 
@@ -19,6 +20,10 @@ pub use alloc::{
     AllocTotals,
 };
 pub use heap::{HeapFate, HeapLook, HeapObject};
+pub use leaks::{
+    AllocHint, GoroutineCounts, GoroutineSite, GoroutinesKept, LeakRecord, LeakSources, LeftHeap,
+    ProfileCounts, ProfileStack,
+};
 
 pub use runtime::{
     GcSample, GoroutineSample, HeapSample, Moment, PSample, Reads, RuntimeAccess, RuntimeFeature,
@@ -64,6 +69,8 @@ pub enum Record {
     AllocSums(Box<AllocSums>),
     /// What became of sampled objects.
     HeapLook(Box<HeapLook>),
+    /// What a search for leaks saw.
+    Leaks(Box<LeakRecord>),
     /// Something the user must know (a probe refused, a target that exited …), when it happened.
     Notice(Box<Notice>),
     /// How the run ended. Last, and once; missing if the recorder was killed.

@@ -538,9 +538,10 @@ impl Run<'_, '_> {
         }
         let seconds = (now_ns() - self.started_ns) / 1_000_000_000;
         let plan = if self.exact { "exact" } else { self.budget.plan().name() };
+        let more = self.observer.status().map_or_else(String::new, |more| format!("{more} | "));
         let _ = write!(
             io::stderr(),
-            "\r{seconds:>4} s | {plan} | {} samples | {} of the target's CPU time spent\x1b[K",
+            "\r{seconds:>4} s | {more}{plan} | {} samples | {} of the target's CPU time spent\x1b[K",
             self.decoder.counts.samples,
             duration(self.hits() * self.cost_ns)
         );

@@ -353,7 +353,8 @@ impl Pipeline {
             | Record::AllocSamples(_)
             | Record::AllocState(_)
             | Record::AllocSums(_)
-            | Record::HeapLook(_) => {}
+            | Record::HeapLook(_)
+            | Record::Leaks(_) => {}
             Record::Hists(hists) => {
                 state.last_ns = state.last_ns.max(hists.ts_ns);
                 if let Some(t) = state.targets.get_mut(usize::from(hists.target)) {
