@@ -1,9 +1,9 @@
 //! What a hit of an allocation probe costs on this machine: measured on an instruction of our own, with the very
 //! program that will run. Never on a target.
 
-use std::time::Instant;
-
 use g211s_ebpf::event::{SPAN_BYTES, Site};
+use nix::sys::time::TimeValLike as _;
+use nix::time::{ClockId, clock_gettime};
 
 use super::{BpfError, ProbeRequest, Session, features::own_offset, probe_program};
 
@@ -60,12 +60,13 @@ impl Session {
             frames[2 * i + 1] = here;
         }
         let batch = || {
-            let begin = Instant::now();
+            // In CPU time: on a busy machine a batch is interrupted for longer than it takes.
+            let begin = cpu_ns();
             for _ in 0..CALLS {
                 // SAFETY: it reads its arguments, walks nothing itself and restores the frame pointer.
                 unsafe { g211s_calibrate(span.as_ptr(), frames.as_ptr()) };
             }
-            begin.elapsed().as_nanos() as u64
+            cpu_ns().saturating_sub(begin)
         };
         let bare = median((0..BATCHES).map(|_| batch()).collect());
         let request = ProbeRequest {
@@ -83,6 +84,11 @@ impl Session {
         self.forget_alloc_sums();
         Ok((hit.saturating_sub(bare) / u64::from(CALLS)).max(1))
     }
+}
+
+/// CPU time of this thread, ns.
+fn cpu_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0, |t| t.num_nanoseconds() as u64)
 }
 
 fn median(mut values: Vec<u64>) -> u64 {
