@@ -198,7 +198,7 @@ fn a_sudden_rise_is_brought_back_within_the_budget() -> Result<()> {
     let folder = g211s_tests::target_dir().join("allocs");
     std::fs::create_dir_all(&folder)?;
     let recording = folder.join("rise.g211s");
-    let service = start(go::NEW, &["-rate", "3000", "-rise", "60000"])?;
+    let service = start(go::NEW, &["-rate", "6000", "-rise", "120000"])?;
     let pid = service.pid().to_string();
     let file = recording.to_string_lossy().into_owned();
     let mut command = Command::new(agent::binary()?);
@@ -210,7 +210,7 @@ fn a_sudden_rise_is_brought_back_within_the_budget() -> Result<()> {
         "--duration",
         "16s",
         "--budget",
-        "2%",
+        "10%",
         "--record",
         &file,
     ]);
@@ -252,12 +252,12 @@ fn a_sudden_rise_is_brought_back_within_the_budget() -> Result<()> {
     ensure!(spent_ns >= hits_ns, "charged {spent_ns} ns, less than {hits_ns} ns of hits");
     let (rise, after) = (share(calm, settled), share(settled, last));
     println!(
-        "before {:.2} %, in the two seconds of the rise {:.2} %, after it {:.2} % of the program's CPU time (budget 2 %)",
+        "before {:.2} %, in the two seconds of the rise {:.2} %, after it {:.2} % of the program's CPU time (budget 10 %)",
         share(&states[0], calm) * 100.0,
         rise * 100.0,
         after * 100.0
     );
-    ensure!(after <= 0.02 * 1.25, "after the rise the probes took {after}");
+    ensure!(after <= 0.1 * 1.25, "after the rise the probes took {after}");
     truth_of(service)?;
     Ok(())
 }
