@@ -82,7 +82,7 @@ fn read(records: Vec<Record>) -> Read {
         if packet.sequence_flags.unwrap() & CLEARED != 0 {
             names.retain(|(of, _), _| *of != sequence);
         }
-        if let Some(d) = packet.trace_packet_defaults {
+        if let Some(d) = packet.defaults {
             default.insert(sequence, d.track_event_defaults.unwrap().track_uuid.unwrap());
         }
         for name in packet.interned_data.unwrap_or_default().event_names {
