@@ -1,5 +1,5 @@
 //! Traces follow Perfetto's rules whatever a recording holds. The same rules, with Perfetto's own definitions of the
-//! messages, are in tests/python/check_perfetto.py.
+//! messages, are in `tests/python/check_perfetto.py`.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
