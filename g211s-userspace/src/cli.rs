@@ -184,7 +184,7 @@ pub struct ReportArgs {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Exports (docs/exports.md); - is standard output")]
 pub struct ExportArgs {
-    /// Write a trace for https://ui.perfetto.dev (or Perfetto's trace processor)
+    /// Write a trace for ui.perfetto.dev, or Perfetto's trace processor
     #[arg(long, value_name = "FILE")]
     pub perfetto: Option<PathBuf>,
     /// Write a profile for `go tool pprof`: stalled time by cause, thread and culprit; of a recording of `allocs`, its

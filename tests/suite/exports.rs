@@ -1,4 +1,4 @@
-//! Exports of a real run, read back by others: Perfetto's message definitions, Python's csv, DuckDB (with `--all`
+//! Exports of a real run, read back by others: Perfetto's message definitions, Python's csv, `DuckDB` (with `--all`
 //! pyarrow and pandas as well), `go tool pprof`. Their figures are those of the report.
 
 use std::path::{Path, PathBuf};

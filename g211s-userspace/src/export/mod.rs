@@ -43,7 +43,7 @@ trait Export {
 /// The run on its way to a report, and the files that are made of it meanwhile.
 pub struct Exports {
     pipeline: Pipeline,
-    exports: Vec<(&'static str, Box<dyn Export>)>,
+    formats: Vec<(&'static str, Box<dyn Export>)>,
     failed: Option<anyhow::Error>,
     written: Arc<AtomicU64>,
     takes_stdout: bool,
@@ -57,25 +57,25 @@ impl Exports {
     pub fn create(args: &ExportArgs) -> Result<Self> {
         let written = Arc::new(AtomicU64::new(0));
         let output = |path: &Path, is_text| Output::create(path, is_text, &written);
-        let mut exports: Vec<(&'static str, Box<dyn Export>)> = Vec::new();
+        let mut formats: Vec<(&'static str, Box<dyn Export>)> = Vec::new();
         if let Some(path) = &args.perfetto {
-            exports.push(("--perfetto", Box::new(perfetto::Perfetto::new(output(path, false)?))));
+            formats.push(("--perfetto", Box::new(perfetto::Perfetto::new(output(path, false)?))));
         }
         if let Some(path) = &args.pprof {
-            exports.push(("--pprof", Box::new(stalls::Stalls::new(output(path, false)?))));
+            formats.push(("--pprof", Box::new(stalls::Stalls::new(output(path, false)?))));
         }
         if let Some(path) = &args.csv {
-            exports.push(("--csv", Box::new(table::Tables::csv(path, &written)?)));
+            formats.push(("--csv", Box::new(table::Tables::csv(path, &written)?)));
         }
         if let Some(path) = &args.parquet {
-            exports.push(("--parquet", Box::new(table::Tables::parquet(path, &written)?)));
+            formats.push(("--parquet", Box::new(table::Tables::parquet(path, &written)?)));
         }
         let mut pipeline = Pipeline::new("file");
-        if exports.iter().any(|(name, _)| matches!(*name, "--csv" | "--parquet")) {
+        if formats.iter().any(|(name, _)| matches!(*name, "--csv" | "--parquet")) {
             pipeline = pipeline.telling_delays();
         }
         let takes_stdout = args.all().any(|path| is_stdout(path));
-        Ok(Self { pipeline, exports, failed: None, written, takes_stdout })
+        Ok(Self { pipeline, formats, failed: None, written, takes_stdout })
     }
 
     /// Whether a file goes to standard output, so that nothing else may.
@@ -85,7 +85,7 @@ impl Exports {
 
     /// Bytes written so far; `None` where nothing is written.
     pub fn written(&self) -> Option<u64> {
-        (!self.exports.is_empty()).then(|| self.written.load(Ordering::Relaxed))
+        (!self.formats.is_empty()).then(|| self.written.load(Ordering::Relaxed))
     }
 
     /// Takes the next record.
@@ -93,18 +93,18 @@ impl Exports {
     /// # Errors
     /// A file that cannot be written.
     pub fn push(&mut self, record: Record) -> Result<()> {
-        let Self { pipeline, exports, failed, .. } = self;
-        if exports.is_empty() {
+        let Self { pipeline, formats, failed, .. } = self;
+        if formats.is_empty() {
             drop(pipeline.push(record));
             return Ok(());
         }
         if !matches!(record, Record::Event(_)) {
-            for (_, export) in exports.iter_mut() {
+            for (_, export) in formats.iter_mut() {
                 export.record(&record)?;
             }
         }
         let notes =
-            pipeline.push_watched(record, &mut |event, seen| watch(exports, failed, event, seen));
+            pipeline.push_watched(record, &mut |event, seen| watch(formats, failed, event, seen));
         self.tell(&notes)
     }
 
@@ -112,7 +112,7 @@ impl Exports {
         if let Some(e) = self.failed.take() {
             return Err(e);
         }
-        for (_, export) in &mut self.exports {
+        for (_, export) in &mut self.formats {
             notes.iter().try_for_each(|note| export.note(note))?;
         }
         Ok(())
@@ -123,16 +123,16 @@ impl Exports {
     /// # Errors
     /// A file that cannot be written.
     pub fn finish(mut self) -> Result<(Report, Vec<(&'static str, u64)>)> {
-        let Self { pipeline, exports, failed, .. } = &mut self;
-        let notes = pipeline.flush_watched(&mut |event, seen| watch(exports, failed, event, seen));
+        let Self { pipeline, formats, failed, .. } = &mut self;
+        let notes = pipeline.flush_watched(&mut |event, seen| watch(formats, failed, event, seen));
         self.tell(&notes)?;
-        let Self { pipeline, mut exports, .. } = self;
-        for (_, export) in &mut exports {
+        let Self { pipeline, mut formats, .. } = self;
+        for (_, export) in &mut formats {
             export.flushed(&pipeline)?;
         }
         let report = pipeline.finish();
         let mut left_out = Vec::new();
-        for (name, export) in exports {
+        for (name, export) in formats {
             let n = export.finish(&report)?;
             left_out.extend((n > 0).then_some((name, n)));
         }
@@ -141,12 +141,12 @@ impl Exports {
 }
 
 fn watch(
-    exports: &mut [(&'static str, Box<dyn Export>)],
+    formats: &mut [(&'static str, Box<dyn Export>)],
     failed: &mut Option<anyhow::Error>,
     event: &Event,
     seen: &Evidence<'_>,
 ) {
-    for (_, export) in exports {
+    for (_, export) in formats {
         if failed.is_none()
             && let Err(e) = export.event(event, seen)
         {

@@ -155,11 +155,11 @@ fn stops(target: &TargetReport, names: &Names<'_>, samples: &mut BTreeMap<Key, (
                 frames.extend(code.caller.as_ref().map(place));
             }
             let culprit = c.behind.as_ref().map(|b| names.culprit(b.pid, &b.comm));
-            frames.extend(culprit.clone().map(|c| words(format!("behind {c}"))));
-            frames.extend(c.syscall.map(|nr| words(in_syscall(nr))));
-            frames.push(words(word(&c.kind)));
-            frames.push(words(word(&c.phase)));
-            frames.push(words(format!("stop of the world: {}", stop.reason)));
+            frames.extend(culprit.clone().map(|c| words(&format!("behind {c}"))));
+            frames.extend(c.syscall.map(|nr| words(&in_syscall(nr))));
+            frames.push(words(&word(&c.kind)));
+            frames.push(words(&word(&c.phase)));
+            frames.push(words(&format!("stop of the world: {}", stop.reason)));
             let mut texts = vec![("cause", word(&c.kind)), ("phase", word(&c.phase))];
             texts.extend(culprit.map(|c| ("culprit", c)));
             texts.push(("reason", stop.reason.clone()));
@@ -182,7 +182,7 @@ fn place(p: &PlaceReport) -> Frame {
 }
 
 /// A frame of words. pprof takes brackets for a language's.
-fn words(text: String) -> Frame {
+fn words(text: &str) -> Frame {
     (text.replace(['[', '<'], "(").replace([']', '>'], ")"), None, None)
 }
 
@@ -219,9 +219,9 @@ impl<'a> Names<'a> {
     fn wait(&self, w: &Waited) -> Key {
         let culprit = w.behind.as_ref().map(|(pid, comm)| self.culprit(*pid, comm));
         let mut frames: Vec<Frame> = Vec::new();
-        frames.extend(culprit.clone().map(|c| words(format!("behind {c}"))));
-        frames.push(words(word(&w.kind)));
-        frames.push(words("outside stops".to_owned()));
+        frames.extend(culprit.clone().map(|c| words(&format!("behind {c}"))));
+        frames.push(words(&word(&w.kind)));
+        frames.push(words("outside stops"));
         let mut texts = vec![("cause", word(&w.kind))];
         texts.extend(culprit.map(|c| ("culprit", c)));
         let mut numbers = vec![("tid", u64::from(w.tid))];
@@ -237,7 +237,7 @@ impl<'a> Names<'a> {
     ) -> Key {
         let target = &self.target.target;
         if self.several {
-            frames.push(words(format!("{} (pid {})", target.comm, target.pid)));
+            frames.push(words(&format!("{} (pid {})", target.comm, target.pid)));
         }
         numbers.push(("pid", target.pid.into()));
         Key { frames, texts, numbers }

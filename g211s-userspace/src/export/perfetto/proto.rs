@@ -22,7 +22,7 @@ pub(super) struct TracePacket {
     #[prost(bytes = "vec", optional, tag = "50")]
     pub(super) compressed_packets: Option<Vec<u8>>,
     #[prost(message, optional, tag = "59")]
-    pub(super) trace_packet_defaults: Option<TracePacketDefaults>,
+    pub(super) defaults: Option<TracePacketDefaults>,
     #[prost(message, optional, tag = "60")]
     pub(super) track_descriptor: Option<TrackDescriptor>,
 }

@@ -1,5 +1,5 @@
 //! Traces follow Perfetto's rules whatever a recording holds. The same rules, with Perfetto's own definitions of the
-//! messages, are in tests/python/check_perfetto.py.
+//! messages, are in `tests/python/check_perfetto.py`.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
@@ -82,7 +82,7 @@ fn read(records: Vec<Record>) -> Read {
         if packet.sequence_flags.unwrap() & CLEARED != 0 {
             names.retain(|(of, _), _| *of != sequence);
         }
-        if let Some(d) = packet.trace_packet_defaults {
+        if let Some(d) = packet.defaults {
             default.insert(sequence, d.track_event_defaults.unwrap().track_uuid.unwrap());
         }
         for name in packet.interned_data.unwrap_or_default().event_names {

@@ -299,8 +299,7 @@ impl Trace {
             lane.begun = true;
             packet.sequence_flags = Some(CLEARED | NEEDS_STATE);
             let defaults = TrackEventDefaults { track_uuid: Some(lane.track) };
-            packet.trace_packet_defaults =
-                Some(TracePacketDefaults { track_event_defaults: Some(defaults) });
+            packet.defaults = Some(TracePacketDefaults { track_event_defaults: Some(defaults) });
             texts.event_categories.push(interned(1, lane.category.to_owned()));
         }
         let empty = texts.event_categories.is_empty()

@@ -44,7 +44,7 @@ fn opt<'a, T: Into<u64>>(n: Option<T>) -> Cell<'a> {
     n.map_or(Null, |n| U64(n.into()))
 }
 
-fn text<'a>(text: Option<&'a str>) -> Cell<'a> {
+fn text(text: Option<&str>) -> Cell<'_> {
     text.map_or(Null, Text)
 }
 
@@ -223,7 +223,7 @@ impl Rows {
     }
 }
 
-fn syscall<'a>(row: &mut [Cell<'a>; EVENT_CELLS], nr: i32) {
+fn syscall(row: &mut [Cell<'_>; EVENT_CELLS], nr: i32) {
     row[12] = I64(nr.into());
     row[13] = text(syscall_name(nr));
 }

@@ -33,8 +33,7 @@ pub(super) fn dictionary_indices(indices: &[u32], entries: usize, out: &mut Vec<
 /// Runs of equal values, and between them packed groups of eight.
 fn hybrid(values: impl Iterator<Item = u32>, width: u32, out: &mut Vec<u8>) {
     let mut packed: Vec<u32> = Vec::new();
-    let mut runs = RunsOf(values.peekable());
-    while let Some((value, mut length)) = runs.next() {
+    for (value, mut length) in RunsOf(values.peekable()) {
         // A packed group is of eight values; only the last may be filled up.
         while length > 0 && !packed.len().is_multiple_of(8) {
             packed.push(value);

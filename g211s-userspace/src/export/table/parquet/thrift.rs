@@ -89,12 +89,16 @@ impl Struct {
 
     pub(super) fn i32_list(&mut self, id: i16, items: &[i32]) {
         self.list_head(id, I32, items.len());
-        items.iter().for_each(|n| zigzag(&mut self.bytes, i64::from(*n)));
+        for n in items {
+            zigzag(&mut self.bytes, i64::from(*n));
+        }
     }
 
     pub(super) fn text_list(&mut self, id: i16, items: &[&str]) {
         self.list_head(id, BINARY, items.len());
-        items.iter().for_each(|text| self.raw_text(text));
+        for text in items {
+            self.raw_text(text);
+        }
     }
 
     /// Its bytes, with the end that a struct has.
