@@ -1,7 +1,7 @@
 //! A headless Chromium, driven through chromedriver by the HTTP of <https://www.w3.org/TR/webdriver2/>, without a client
 //! library: a handful of requests to a port of our own. Must not know what a page should look like.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -160,12 +160,24 @@ impl Browser {
             self.port,
             body.len()
         )?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).with_context(|| format!("{method} {path}"))?;
-        let answer = String::from_utf8(answer).context("the answer is no text")?;
-        let (_, json) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+        // The driver keeps the connection open, whatever it is asked for: the length says where the answer ends.
+        let mut answer = BufReader::new(stream);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            answer.read_line(&mut line).with_context(|| format!("{method} {path}"))?;
+            match line.trim_end().to_ascii_lowercase().split_once(':') {
+                Some(("content-length", n)) => length = n.trim().parse().context("the length")?,
+                Some(_) => {}
+                None if line.trim_end().is_empty() => break,
+                None => ensure!(line.starts_with("HTTP/1.1 "), "no HTTP answer: {line}"),
+            }
+        }
+        let mut json = vec![0; length];
+        answer.read_exact(&mut json).with_context(|| format!("{method} {path}"))?;
+        let json = String::from_utf8(json).context("the answer is no text")?;
         let value: Value =
-            serde_json::from_str(json).with_context(|| format!("the answer {json:?}"))?;
+            serde_json::from_str(&json).with_context(|| format!("the answer {json:?}"))?;
         if let Some(error) = value["value"]["error"].as_str() {
             bail!(
                 "{method} {path}: {error}: {}",
