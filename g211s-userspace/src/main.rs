@@ -48,7 +48,10 @@ fn main() -> ExitCode {
     {
         Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
     }
-    match dispatch(cli.command) {
+    let done = dispatch(cli.command);
+    // Also of a run that failed.
+    g211s::bpf::wait_detached();
+    match done {
         Ok(code) => code,
         Err(e) => {
             // A closed pipe (`g211s report … | head`) is the reader's choice, not a failure.

@@ -79,7 +79,7 @@ impl Governed {
                 self.governor.detached(now_ns(), counted);
                 let handles = self.probes.iter_mut().filter_map(|(_, h)| h.take());
                 // Not waited for: the loop must not stand still for as long as that takes.
-                drop(bpf::detach(handles.collect()));
+                bpf::detach(handles.collect());
                 Ok(false)
             }
             Action::Attach => {
@@ -97,7 +97,7 @@ impl Governed {
                     Some(e) => {
                         self.governor.detached(now_ns(), counted);
                         self.governor.give_up();
-                        drop(bpf::detach(self.take()));
+                        bpf::detach(self.take());
                         Err(e)
                     }
                 }

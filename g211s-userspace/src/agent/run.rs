@@ -461,12 +461,9 @@ impl Run<'_> {
             let Watched { probes, mut allocs, mut assists, .. } = w;
             probes.into_iter().chain(allocs.take()).chain(assists.take())
         });
-        let under_way = bpf::detach(handles.collect());
+        bpf::detach(handles.collect());
         drop(session);
-        for thread in under_way {
-            // A panic in a drop has been printed; the kernel detaches at our exit at the latest.
-            let _ = thread.join();
-        }
+        bpf::wait_detached();
         let detach_ns = detach.elapsed().as_nanos() as u64;
         let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
         let cpu = |u: &nix::sys::resource::Usage| {

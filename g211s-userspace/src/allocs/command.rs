@@ -656,12 +656,9 @@ impl Run<'_, '_> {
         let Self { session, mut attached, sink, received, ring_bytes, .. } = self;
         let detach = Instant::now();
         attached.handles.append(&mut attached.large_handles);
-        let under_way = bpf::detach(attached.handles);
+        bpf::detach(attached.handles);
         drop(session);
-        for thread in under_way {
-            // A panic in a drop has been printed; the kernel detaches at our exit at the latest.
-            let _ = thread.join();
-        }
+        bpf::wait_detached();
         let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok();
         let cpu = usage.as_ref().map_or(0, |u| {
             (u.user_time().num_microseconds() + u.system_time().num_microseconds()) as u64 * 1000

@@ -93,11 +93,10 @@ fn walk(
         }
         visit(i, &registers, &mut factory);
         match i.flow_control() {
-            // No register survives a call in Go.
-            FlowControl::Call => registers = Registers::default(),
             FlowControl::Next | FlowControl::ConditionalBranch => {
                 registers.follow(i, &mut factory);
             }
+            // No register survives a call in Go.
             _ => registers = Registers::default(),
         }
     }

@@ -325,11 +325,14 @@ fn surer(t: &Told) -> (Option<Rate>, u64) {
     best.map_or((None, 0), |e| (e.rate, e.points))
 }
 
+/// What a source has of a site.
+type Series = (Vec<Point>, Option<Kept>);
+
 /// What each source says of each site.
 fn tell(seen: &Seen) -> Vec<Told> {
     let sites: Vec<Site> = seen.sites().into_iter().filter(is_worth_it).collect();
-    let series = |of: &dyn Fn(&Site) -> Option<(Vec<Point>, Option<Kept>)>| {
-        let known: Vec<(usize, (Vec<Point>, Option<Kept>))> =
+    let series = |of: &dyn Fn(&Site) -> Option<Series>| {
+        let known: Vec<(usize, Series)> =
             sites.iter().enumerate().filter_map(|(n, s)| Some((n, of(s)?))).collect();
         let (numbers, known): (Vec<usize>, Vec<_>) = known.into_iter().unzip();
         let said = verdicts(&known, ALPHA);

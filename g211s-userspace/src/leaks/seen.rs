@@ -176,10 +176,9 @@ impl Seen {
             }
         }
         // The function inside is that of the stack that matters.
-        for n in 0..sites.len() {
-            let stack = self.stack_of(&sites[n]).and_then(|addresses| self.places(addresses));
-            if let Some(places) = stack {
-                sites[n].places = places;
+        for site in &mut sites {
+            if let Some(places) = self.stack_of(site).and_then(|stack| self.places(stack)) {
+                site.places = places;
             }
         }
         sites

@@ -41,15 +41,17 @@ fn nothing(seen: &Seen, findings: &Findings) -> String {
 
 /// A place that allocates.
 pub fn site(s: &SiteVerdict) -> String {
+    use std::fmt::Write as _;
+
     let mut text = format!("{} keeps ", s.places.place.short());
     text += &s.rate.map_or_else(|| "more and more".to_owned(), bytes_a_minute);
-    text += &format!(" over {}", plural(s.points, "GC cycle", "GC cycles"));
+    let _ = write!(text, " over {}", plural(s.points, "GC cycle", "GC cycles"));
     let hint = s.hint.as_ref().and_then(|h| hint::describe(h, s.places.inside.as_ref()));
     if let Some(hint) = hint {
-        text += &format!("; {hint}");
+        let _ = write!(text, "; {hint}");
     }
     if let Some(from) = &s.places.called_from {
-        text += &format!("; called from {}", from.short());
+        let _ = write!(text, "; called from {}", from.short());
     }
     text
 }

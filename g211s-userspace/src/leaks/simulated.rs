@@ -20,6 +20,9 @@ const BEFORE: u64 = 100;
 /// (`None`: all).
 pub(super) type Life = fn(gc: u64, sample: u64) -> Option<u64>;
 
+/// How many objects live after a cycle.
+pub(super) type Live = fn(gc: u64) -> u64;
+
 pub(super) struct Site {
     pub(super) function: &'static str,
     pub(super) made: fn(gc: u64) -> u64,
@@ -183,6 +186,7 @@ impl Run {
             tid: s.tid,
             fate,
             times: 1,
+            sure: generation(gc),
         };
         self.seen.push(Record::HeapLook(Box::new(HeapLook {
             ts_ns: gc * SECOND,
@@ -194,7 +198,7 @@ impl Run {
     }
 
     /// The runtime's profile has so many sampled objects of a function in use.
-    pub(super) fn profile(mut self, functions: &[(&'static str, fn(gc: u64) -> u64)]) -> Self {
+    pub(super) fn profile(mut self, functions: &[(&'static str, Live)]) -> Self {
         for (n, (function, _)) in functions.iter().enumerate() {
             // The same addresses as those of followed sites: the same lines.
             let address = 100 + n as u64;

@@ -242,10 +242,9 @@ impl Survivors {
         let before = fate.generation.saturating_sub(2);
         let (to, proven) = match fate.what {
             HeapFate::Live => (fate.generation, true),
-            HeapFate::Doubtful => (fate.generation, false),
+            // An unknown one was not seen dead before.
+            HeapFate::Doubtful | HeapFate::Unknown => (fate.generation, false),
             HeapFate::Dead => (before, false),
-            // It was not seen dead before.
-            HeapFate::Unknown => (fate.generation, false),
             HeapFate::Young => return,
         };
         if to < from {

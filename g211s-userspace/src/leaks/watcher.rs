@@ -395,7 +395,7 @@ impl Watch<'_> {
         let mut told = GoroutineSite { id, ..GoroutineSite::default() };
         match site(&mut self.symbols, origin) {
             Site::At { frame, .. } => {
-                told.created_by = "go".to_owned();
+                "go".clone_into(&mut told.created_by);
                 told.function = Some(short_name(&frame.function));
                 told.file = frame.file.as_deref().map(str::to_owned);
                 told.line = frame.line;
