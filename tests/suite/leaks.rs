@@ -8,7 +8,7 @@ use g211s::analysis::trend::{Because, Point, Verdict, verdict};
 use g211s_tests::go::{self, Mode};
 use g211s_tests::leaks::{HEALTHY, Heap, LEAKS, Leak, Search, Told, Truth, launch};
 use g211s_tests::service::Service;
-use g211s_tests::{agent, needs_kernel, run_all};
+use g211s_tests::{needs_kernel, run_all};
 
 /// Twice as fast as by default, so that 30 collections take 15 s.
 const FASTER: [&str; 8] = ["-gc", "500ms", "-warm", "500ms", "-rate", "2048", "-period", "8s"];
