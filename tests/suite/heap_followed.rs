@@ -111,11 +111,10 @@ fn what_stays_is_told_of_the_oldest() -> Result<()> {
     what_is_in_use_is_told(go::OLD, "100%")
 }
 
-/// Shares of what is in use by function, the largest first; without what was made before anybody looked, which is in no
-/// figures of followed objects.
+/// Shares of what is in use by function, the largest first.
 fn shares(all: impl IntoIterator<Item = (String, f64)>) -> Vec<(String, f64)> {
     let mut sums: BTreeMap<String, f64> = BTreeMap::new();
-    for (function, bytes) in all.into_iter().filter(|(f, _)| f != "main.room") {
+    for (function, bytes) in all {
         *sums.entry(function).or_default() += bytes;
     }
     let total: f64 = sums.values().sum();

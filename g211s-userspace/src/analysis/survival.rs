@@ -222,9 +222,7 @@ mod tests {
 
     fn curves(lives: &[Life]) -> Curves {
         let mut all = Lives::default();
-        for l in lives {
-            all.add(l);
-        }
+        lives.iter().for_each(|l| all.add(l));
         all.curves()
     }
 
@@ -275,8 +273,9 @@ mod tests {
             let gap = n % 2 == 0;
             all.push(match (n % 4 < 2, gap) {
                 (true, false) => life(1.0, 1, 2, End::Gone),
+                (true, true) => life(1.0, 0, 4, End::Perhaps),
                 (false, false) => life(1.0, 4, 4, End::Alive),
-                (_, true) => life(1.0, 0, 4, End::Perhaps),
+                (false, true) => life(1.0, 0, 4, End::Perhaps),
             });
         }
         let part = curves(&all).at(4);

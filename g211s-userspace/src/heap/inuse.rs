@@ -149,12 +149,12 @@ struct Gap {
     before: (usize, f64),
     after: (usize, f64),
     /// Ages.
-    ages: Vec<Portion>,
+    ages: Vec<Made>,
 }
 
 /// What was made at some time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Portion {
+struct Made {
     /// How many collections ended since then, and its age by the clock.
     age: u32,
     judged: u32,
@@ -162,21 +162,16 @@ struct Portion {
     made: f64,
 }
 
-/// Which part of what is made is made while the collector marks: in the last cycle, and in others.
+/// Which part of the time the collector marks: in the last cycle, and in others.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marking {
     last: f64,
     mean: f64,
 }
 
-/// While the collector marks it takes a quarter of the CPUs and has goroutines assist, so that less is made: half as much, if
-/// samples do not tell better. That counts for so many samples.
-const SLOWED: f64 = 0.5;
-const SLOWED_SAMPLES: f64 = 10.0;
-
 impl Marking {
-    /// From when it marked in cycles that were seen, and how much samples saw made meanwhile.
-    fn of(marks: &[(u64, u64)], stretches: &[Stretch], members: &[Member]) -> Self {
+    /// From when it marked in cycles that were seen.
+    fn of(marks: &[(u64, u64)]) -> Self {
         let mut periods: Vec<u64> =
             marks.windows(2).map(|w| w[1].1.saturating_sub(w[0].1)).collect();
         periods.sort_unstable();
@@ -191,43 +186,12 @@ impl Marking {
             let before = marks.len().checked_sub(2).and_then(|n| marks.get(n));
             let since = before.map_or(period, |(_, end)| to.saturating_sub(*end));
             // A cycle between that was not seen.
-            let since = if since > period.saturating_mul(2) { period } else { since };
-            part(to.saturating_sub(*from), since)
+            part(
+                to.saturating_sub(*from),
+                if since > period.saturating_mul(2) { period } else { since },
+            )
         });
-        let slowed = Self::slowed(marks, stretches, members);
-        let by_bytes = |time: f64| time * slowed / (time * slowed + 1.0 - time).max(f64::EPSILON);
-        let mean = part(all, period.saturating_mul(marks.len() as u64));
-        Self { last: by_bytes(last), mean: by_bytes(mean) }
-    }
-
-    /// How fast is made while the collector marks, as a part of how fast otherwise.
-    fn slowed(marks: &[(u64, u64)], stretches: &[Stretch], members: &[Member]) -> f64 {
-        let (mut seen, mut marking) = (0_u64, 0_u64);
-        for s in stretches.iter().filter(|s| s.look.is_some()) {
-            seen = seen.saturating_add(s.to_ns.saturating_sub(s.from_ns));
-            let first = marks.partition_point(|(_, to)| *to <= s.from_ns);
-            for (from, to) in marks.iter().skip(first).take_while(|(from, _)| *from < s.to_ns) {
-                let both = (*to).min(s.to_ns).saturating_sub((*from).max(s.from_ns));
-                marking = marking.saturating_add(both);
-            }
-        }
-        let (mut bytes, mut in_marks) = (0.0, 0.0);
-        for m in members {
-            let made = if m.class == 0 { m.weight } else { m.weight * m.size };
-            bytes += made;
-            let begun = marks.partition_point(|(from, _)| *from <= m.ts_ns);
-            let mark = begun.checked_sub(1).and_then(|n| marks.get(n));
-            in_marks += if mark.is_some_and(|(_, to)| m.ts_ns <= *to) { made } else { 0.0 };
-        }
-        let rest = seen.saturating_sub(marking);
-        if rest == 0 || bytes <= 0.0 || !bytes.is_finite() {
-            return SLOWED;
-        }
-        // In samples: how many there are, and how many there would be if as much was made as otherwise.
-        let samples = members.len() as f64;
-        let there = samples * in_marks / bytes;
-        let expected = (samples - there) * (marking as f64 / rest as f64);
-        (there + SLOWED * SLOWED_SAMPLES) / (expected + SLOWED_SAMPLES)
+        Self { last, mean: part(all, period.saturating_mul(marks.len() as u64)) }
     }
 }
 
@@ -307,8 +271,7 @@ impl InUse {
         let groups = this.groups(looks);
         this.rested = stretches.iter().any(|s| s.look.is_none());
         this.replicas = if this.rested && groups >= 2 { groups } else { 0 };
-        let marking = Marking::of(marks, stretches, members);
-        let of = Ends::of(stretches, looks);
+        let (of, marking) = (Ends::of(stretches, looks), Marking::of(marks));
         let ends = Ends { of, marking, clock, generation };
         for n in 0..=this.replicas {
             let skipped = n.checked_sub(1);
@@ -741,7 +704,7 @@ impl Ends<'_> {
     }
 
     /// Of what was made evenly between two generations: how old it is.
-    fn ages(&self, (from, to): (u32, u32), made: f64) -> Vec<Portion> {
+    fn ages(&self, (from, to): (u32, u32), made: f64) -> Vec<Made> {
         let age = |then: u32| {
             let age = self.generation.wrapping_sub(then) / 2;
             // A generation that is ahead of the last look's.
@@ -764,7 +727,7 @@ impl Ends<'_> {
             let (born, made) = (self.generation.wrapping_sub(2 * age), made * part);
             for (in_mark, part) in [(false, 1.0 - marking), (true, marking)] {
                 let judged = self.clock.age(born, in_mark, self.generation);
-                all.push(Portion { age, judged, made: made * part });
+                all.push(Made { age, judged, made: made * part });
             }
         }
         all

@@ -141,9 +141,7 @@ impl Moments {
             later.zip(points.last()).map(|((from, x), (to, y))| 2.0 * (y - x) / (to - from));
         match a_cycle.filter(|bytes| bytes.is_finite() && *bytes > 0.0) {
             Some(bytes) if points.len() >= 2 => {
-                for (_, at) in &mut points {
-                    *at *= A_CYCLE / bytes;
-                }
+                points.iter_mut().for_each(|(_, at)| *at *= A_CYCLE / bytes);
                 Clock { points, first }
             }
             _ => Clock { points: Vec::new(), first },

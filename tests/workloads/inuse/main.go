@@ -116,17 +116,7 @@ var (
 	sinks [64 * 8]unsafe.Pointer
 )
 
-// Made before anybody looks, so that they are in nobody's figures but the program's own.
-//
-//go:noinline
-func room(workers int) (rings [16][]unsafe.Pointer) {
-	for i, s := range sites {
-		rings[i] = make([]unsafe.Pointer, s.ring/workers)
-	}
-	return rings
-}
-
-func work(id, workers, perSecond int, fill bool, rings [16][]unsafe.Pointer) {
+func work(id, workers, perSecond int, fill bool) {
 	r := rand.New(rand.NewSource(int64(id)))
 	var order []uint8
 	for i, s := range sites {
@@ -135,8 +125,10 @@ func work(id, workers, perSecond int, fill bool, rings [16][]unsafe.Pointer) {
 		}
 	}
 	r.Shuffle(len(order), func(a, b int) { order[a], order[b] = order[b], order[a] })
+	var rings [16][]unsafe.Pointer
 	var places [16]int
 	for i, s := range sites {
+		rings[i] = make([]unsafe.Pointer, s.ring/workers)
 		for j := range rings[i] {
 			if fill {
 				rings[i][j] = s.alloc()
@@ -185,10 +177,6 @@ func main() {
 	workers := flag.Int("workers", 2, "goroutines that allocate")
 	fill := flag.Bool("fill", false, "fill the caches before anything else")
 	flag.Parse()
-	var rooms [][16][]unsafe.Pointer
-	for i := 0; i < *workers; i++ {
-		rooms = append(rooms, room(*workers))
-	}
 	fmt.Println("listening none")
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
@@ -196,7 +184,7 @@ func main() {
 		switch {
 		case len(words) == 1 && words[0] == "go":
 			for i := 0; i < *workers; i++ {
-				go work(i, *workers, *perSecond, *fill, rooms[i])
+				go work(i, *workers, *perSecond, *fill)
 			}
 		case len(words) == 2 && words[0] == "profile":
 			var sum int64
