@@ -77,8 +77,7 @@ pub enum Command {
         g211s heap --pid 4242 --json > before.json; sleep 600\n  \
         g211s heap --pid 4242 --json > after.json && g211s heap diff before.json after.json\n\n\
         The figures are those of the memory profile that the Go runtime keeps by itself. For programs that keep none:\n  \
-        g211s heap --pid 4242 --follow --duration 5m  of what is allocated in this time, what stays in use\n\n\
-        g211s heap --from heap.g211s                  from a file made with --record, without root")]
+        g211s heap --pid 4242 --follow --duration 5m  of what is allocated in this time, what stays in use")]
     Heap(HeapArgs),
     /// Find lines that leak memory or goroutines: what grows GC after GC, and stays (needs root)
     #[command(after_help = "Examples:\n  \
@@ -356,11 +355,8 @@ pub enum HeapCommand {
 #[derive(Debug, Args)]
 pub struct HeapTakeArgs {
     /// Process to look at
-    #[arg(long, value_name = "PID", required_unless_present = "from", conflicts_with = "from")]
-    pub pid: Option<u32>,
-    /// Read a recording instead of a process
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["follow", "duration", "record"])]
-    pub from: Option<PathBuf>,
+    #[arg(long, value_name = "PID")]
+    pub pid: u32,
     /// Follow what is allocated from now on instead of reading the runtime's own profile: for programs that keep none
     #[arg(long)]
     pub follow: bool,
@@ -370,9 +366,6 @@ pub struct HeapTakeArgs {
     /// With --follow: most of the process's CPU time that the probes may take
     #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
     pub budget: f64,
-    /// Also write the recording to this file
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
     /// Write the profile to this file as well, for `go tool pprof`
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -611,24 +604,16 @@ mod tests {
         let Command::Heap(take) = parse("g211s heap --pid 7 --top 3").unwrap().command else {
             panic!()
         };
-        assert!(
-            take.command.is_none() && take.take.is_some_and(|t| t.pid == Some(7) && t.top == 3)
-        );
+        assert!(take.command.is_none() && take.take.is_some_and(|t| t.pid == 7 && t.top == 3));
         let Command::Heap(diff) = parse("g211s heap diff a b --json").unwrap().command else {
             panic!()
         };
         assert!(
             matches!(diff.command, Some(HeapCommand::Diff(d)) if d.json) && diff.take.is_none()
         );
-        for bad in [
-            "g211s heap",
-            "g211s heap --json",
-            "g211s heap diff a",
-            "g211s heap --pid 7 diff a b",
-            "g211s heap --pid 7 --from a",
-            "g211s heap --from a --follow",
-            "g211s heap --from a --record b",
-        ] {
+        for bad in
+            ["g211s heap", "g211s heap --json", "g211s heap diff a", "g211s heap --pid 7 diff a b"]
+        {
             assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
         }
     }

@@ -4,7 +4,6 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     path::Path,
     process::ExitCode,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -15,7 +14,7 @@ use g211s::{
     census,
     cli::{
         AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand,
-        HeapTakeArgs, LeaksArgs, PsArgs, RecordArgs, ReportArgs,
+        LeaksArgs, PsArgs, RecordArgs, ReportArgs,
     },
     doctor,
     export::Exports,
@@ -33,8 +32,6 @@ use g211s::{
 const FAILURE: u8 = 1;
 /// A leak was found that counts.
 const FOUND: u8 = 3;
-/// A recording is flushed this often.
-const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -297,38 +294,22 @@ fn goroutines(args: &GoroutinesArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Hands records on, and to a recording as long as that can be written; once a second what came is safe from a crash.
-fn recorded(
-    writer: &mut Option<Writer>,
-    mut push: impl FnMut(Record),
-) -> impl FnMut(Record) -> Result<()> {
-    let mut flushed = Instant::now();
-    move |record| {
-        if let Some(w) = writer {
-            let mut written = w.write(&record);
-            if written.is_ok() && flushed.elapsed() >= FLUSH_EVERY {
-                flushed = Instant::now();
-                written = w.flush();
-            }
-            if let Err(e) = written {
-                let _ = writeln!(io::stderr(), "g211s: {e}; the run goes on without the recording");
-                *writer = None;
-            }
-        }
-        push(record);
-        Ok(())
-    }
-}
-
 fn allocations(args: &AllocsArgs) -> Result<ExitCode> {
     let mut model = allocs::model::Model::default();
     let mut code = ExitCode::SUCCESS;
     if let Some(pid) = args.pid {
         let mut writer = args.record.as_ref().map(Writer::create).transpose()?;
-        {
-            let mut sink = recorded(&mut writer, |record| model.push(record));
-            runtime()?.block_on(allocs::command::run(args, pid, &mut Nobody, &mut sink))?;
-        }
+        let mut sink = |record: Record| {
+            if let Some(w) = &mut writer
+                && let Err(e) = w.write(&record)
+            {
+                let _ = writeln!(io::stderr(), "g211s: {e}; the run goes on without the recording");
+                writer = None;
+            }
+            model.push(record);
+            Ok(())
+        };
+        runtime()?.block_on(allocs::command::run(args, pid, &mut Nobody, &mut sink))?;
         code = finish_recording(writer, args.record.is_some())?.0;
     } else if let Some(file) = &args.from {
         code = read_all(file, |record| model.push(record))?;
@@ -367,7 +348,18 @@ fn heap_of(args: &HeapArgs) -> Result<ExitCode> {
                 print(&difference.text(args.top, look()))?;
             }
         }
-        (None, Some(args)) => return heap_taken(args),
+        (None, Some(args)) => {
+            let document = if args.follow {
+                runtime()?.block_on(heap::command::follow(args))?
+            } else {
+                heap::command::take(args)?
+            };
+            if args.json {
+                print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
+            } else {
+                print(&heap::text::text(&document, args.top, look()))?;
+            }
+        }
         // clap has refused that.
         (None, None) => anyhow::bail!("a process is needed: g211s heap --pid PID"),
     }
@@ -406,36 +398,6 @@ fn leaks_of(args: &LeaksArgs) -> Result<ExitCode> {
     }
     let found = document.counted.findings > 0 && code == ExitCode::SUCCESS;
     Ok(if found { ExitCode::from(FOUND) } else { code })
-}
-
-fn heap_taken(args: &HeapTakeArgs) -> Result<ExitCode> {
-    let mut model = heap::recorded::Model::default();
-    let code = if let Some(pid) = args.pid {
-        let mut writer = args.record.as_ref().map(Writer::create).transpose()?;
-        {
-            let mut sink = recorded(&mut writer, |record| model.push(record));
-            if args.follow {
-                runtime()?.block_on(heap::command::follow(args, pid, &mut sink))?;
-            } else {
-                heap::command::take(pid, &mut sink)?;
-            }
-        }
-        finish_recording(writer, args.record.is_some())?.0
-    } else if let Some(file) = &args.from {
-        read_all(file, |record| model.push(record))?
-    } else {
-        // clap has refused that.
-        anyhow::bail!("a process is needed: g211s heap --pid PID");
-    };
-    let document = heap::command::finish(args, model).with_context(|| {
-        args.from.as_ref().map_or_else(String::new, |f| f.display().to_string())
-    })?;
-    if args.json {
-        print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
-    } else {
-        print(&heap::text::text(&document, args.top, look()))?;
-    }
-    Ok(code)
 }
 
 fn list(args: &PsArgs) -> Result<ExitCode> {

@@ -19,7 +19,7 @@ pub use alloc::{
     AllocDensity, AllocRun, AllocSample, AllocSamples, AllocStack, AllocState, AllocSums,
     AllocTotals,
 };
-pub use heap::{HeapFate, HeapLook, HeapObject, HeapSnapshot, HeapSource, HeapStacks, HeapType};
+pub use heap::{HeapFate, HeapLook, HeapObject};
 pub use leaks::{
     AllocHint, GoroutineCounts, GoroutineSite, GoroutinesKept, LeakRecord, LeakSources, LeftHeap,
     ProfileCounts, ProfileStack,
@@ -71,10 +71,6 @@ pub enum Record {
     HeapLook(Box<HeapLook>),
     /// What a search for leaks saw.
     Leaks(Box<LeakRecord>),
-    /// Where the figures of a heap come from.
-    HeapSource(Box<HeapSource>),
-    /// Stacks of the runtime's own memory profile.
-    HeapStacks(Box<HeapStacks>),
     /// Something the user must know (a probe refused, a target that exited …), when it happened.
     Notice(Box<Notice>),
     /// How the run ended. Last, and once; missing if the recorder was killed.

@@ -5,8 +5,8 @@
 //! Rooms: [`proc`] (children that cannot outlive us), [`go`] (toolchains and builds),
 //! [`service`] (workloads, load, hogs), [`agent`] (runs of `g211s`), [`report`] (its JSON),
 //! [`browser`] (a headless Chromium), [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
-//! [`paired`] (what something costs a program), [`python`] (checks of exports by others' libraries), [`folder`] (what a test
-//! writes), [`lab`] (the fault laboratory), [`leaks`] (programs that
+//! [`paired`] (what something costs a program), [`python`] (checks of exports by others' libraries)
+//! [`lab`] (the fault laboratory), [`leaks`] (programs that
 //! leak).
 //!
 //! This library must not know: what a scenario asserts. `cargo xtask demo` and `cargo xtask lab`
@@ -14,7 +14,6 @@
 
 pub mod agent;
 pub mod browser;
-pub mod folder;
 pub mod go;
 pub mod kernel;
 pub mod lab;

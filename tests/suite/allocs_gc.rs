@@ -96,14 +96,14 @@ fn counts_are_the_runtimes_of_the_oldest() -> Result<()> {
 
 /// Bytes per cycle, and the advice.
 fn measure(env: &[(&str, String)]) -> Result<(f64, Value)> {
-    let mut launch = Launch::new("inuse", go::NEW).args(&["-fill", "-rate", "500000"]);
+    let mut launch = Launch::new("inuse", go::NEW).args(&["-fill", "-rate", "2000000"]);
     for (key, value) in env {
         launch = launch.env(key, value);
     }
     let mut service = launch.start()?;
     service.say("go")?;
     std::thread::sleep(Duration::from_secs(3));
-    let document = allocs(&service, &["--duration", "6s"])?;
+    let document = allocs(&service, &["--duration", "10s"])?;
     let goal = document.pointer("/gc/goal").context("no goal")?.clone();
     println!("{env:?}: {}", document["gc"]);
     Ok((number(&document, "/gc/bytes_per_cycle")?, goal))

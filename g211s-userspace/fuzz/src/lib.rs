@@ -10,6 +10,7 @@ use g211s::go::globals::Globals;
 use g211s::go::{Binary, plan};
 use g211s::heap::liveness::{Follower, Sample};
 use g211s::heap::{buckets::Snapshot, estimate::Evidence, schema, symbolised};
+use g211s::profile::Mapping;
 use g211s::record::Record;
 use g211s::recording::{FORMAT_VERSION, Reader};
 use g211s::report::{Pipeline, Style, text};
@@ -150,7 +151,7 @@ fn look(binary: &Binary, image: &Image, what: u8, changes: &[u8]) -> Vec<Feature
         && let Ok(snapshot) = Snapshot::take(&runtime)
     {
         let mut symbols = binary.symbols();
-        let profile = symbolised::profile(&snapshot, &mut symbols, BIAS);
+        let profile = symbolised::profile(&snapshot, &mut symbols, BIAS, Mapping::default());
         let evidence = Evidence::of(&profile).unwrap_or_default();
         let _ = schema::sites(&profile, &evidence);
     }

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::record::{AllocDensity, AllocRun, AllocSample, AllocState, AllocSums};
 
 /// Of the normal distribution, two-sided 95 %.
-pub(crate) const Z: f64 = 1.96;
+const Z: f64 = 1.96;
 /// Looks that are told apart; more share their numbers.
 const MAX_LOOKS: u32 = 512;
 /// Probes that were attached for this part of the window were there all the time, bar the moments of change.
@@ -390,7 +390,7 @@ fn jackknife(
 
 /// Two-sided 95 % of Student's t (Abramowitz and Stegun 26.7.5, an expansion about the normal; 1 and 2 degrees, where
 /// that fails, from the closed forms).
-pub(crate) fn student(degrees: usize) -> f64 {
+fn student(degrees: usize) -> f64 {
     match degrees {
         0 | 1 => 12.706,
         2 => 4.303,
@@ -405,7 +405,7 @@ pub(crate) fn student(degrees: usize) -> f64 {
 }
 
 /// The interval about a mean, as of a Poisson count with the same relative variance.
-pub(crate) fn interval(mean: f64, variance: f64, z: f64) -> (f64, f64) {
+fn interval(mean: f64, variance: f64, z: f64) -> (f64, f64) {
     if mean <= 0.0 || variance <= 0.0 {
         return (mean, mean);
     }

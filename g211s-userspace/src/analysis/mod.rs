@@ -10,6 +10,5 @@ pub mod goroutine;
 pub mod network;
 pub mod stalls;
 pub mod stats;
-pub mod survival;
 pub mod trend;
 pub mod verdict;

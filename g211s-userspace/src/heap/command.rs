@@ -1,33 +1,29 @@
-//! `g211s heap`: from arguments to records, and from these to files. The only place in this room that knows processes
-//! and files.
+//! `g211s heap`: from arguments to a profile and a document. The only place in this room that knows processes and
+//! files.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use nix::sys::time::TimeValLike as _;
-use nix::time::{ClockId, clock_gettime};
 
 use super::buckets::{AsOf, Snapshot};
 use super::diff::{self, Difference, Side};
-use super::following::{Following, live_heap};
-use super::recorded::{Model, parts};
-use super::schema::Document;
-use super::{INUSE_SPACE, symbolised};
-use crate::agent::{host, now_ns, stand_back};
+use super::estimate::Evidence;
+use super::following::Following;
+use super::schema::{Document, LiveHeap, Reads, SCHEMA, Source, TargetInfo, sites};
+use super::{INUSE_SPACE, followed, symbolised};
+use crate::agent::stand_back;
 use crate::allocs;
 use crate::cli::{AllocPlanArg, AllocsArgs, HeapDiffArgs, HeapTakeArgs};
+use crate::go::globals::Global;
 use crate::go::offsets::Offsets;
-use crate::profile::{Profile, flame, pprof};
-use crate::record::{
-    Cost, HeapSnapshot, HeapSource, LatenessSource, Record, RunEnd, RunStart, Settings,
-};
+use crate::profile::{Mapping, Profile, flame, pprof};
 use crate::report::format::clean;
 use crate::runtime::bias::load_bias;
-use crate::runtime::memory::ProcessMemory;
-use crate::runtime::types::Types;
+use crate::runtime::memory::{Memory, ProcessMemory};
+use crate::runtime::sampling::open_runtime;
 use crate::runtime::{Feature, Runtime};
 use crate::target::procfs::Procfs;
 use crate::target::{ResolvedTarget, resolve};
@@ -37,23 +33,18 @@ const FOLLOW: Duration = Duration::from_mins(1);
 /// Largest file that is compared.
 const MAX_FILE: u64 = 64 << 20;
 
-/// Where records go.
-pub type Sink<'s> = &'s mut dyn FnMut(Record) -> Result<()>;
-
-/// Reads the memory profile that the runtime of a process keeps, as records.
-///
-/// # Errors
-/// A process that keeps none, or cannot be read.
-pub fn take(pid: u32, sink: Sink<'_>) -> Result<()> {
+/// Reads the heap of a process, and writes what files are asked for.
+pub fn take(args: &HeapTakeArgs) -> Result<Document> {
     stand_back();
     let procfs = Procfs::default();
-    let target = resolve(&procfs, pid)?;
-    let unreadable =
-        |why: &dyn std::fmt::Display| anyhow!("the heap of process {pid} cannot be read: {why}");
+    let target = resolve(&procfs, args.pid)?;
+    let unreadable = |why: &dyn std::fmt::Display| {
+        anyhow!("the heap of process {} cannot be read: {why}", args.pid)
+    };
     let binary = &target.binary;
     binary.known_runtime().map_err(|why| unreadable(&why))?;
-    let bias = load_bias(&procfs, pid, binary).map_err(|why| unreadable(&why))?;
-    let memory = ProcessMemory::open(&procfs, pid).map_err(|why| unreadable(&why))?;
+    let bias = load_bias(&procfs, args.pid, binary).map_err(|why| unreadable(&why))?;
+    let memory = ProcessMemory::open(&procfs, args.pid).map_err(|why| unreadable(&why))?;
     let mut runtime = Runtime::unchecked(&memory, binary, bias);
     runtime.check(binary, &[Feature::HeapProfile, Feature::Heap, Feature::Gc]);
     runtime.usable(Feature::HeapProfile).map_err(|why| {
@@ -62,15 +53,23 @@ pub fn take(pid: u32, sink: Sink<'_>) -> Result<()> {
              from now on"
         ))
     })?;
-    let (began, start_ns, calls) = (Instant::now(), now_ns(), memory.counts());
+    let (began, calls) = (Instant::now(), memory.counts());
     let snapshot = Snapshot::take(&runtime).map_err(|why| unreadable(&why))?;
     let took = began.elapsed();
-    let heap = live_heap(&runtime);
+    let live_heap = live_heap(&runtime);
     if !target.is_alive(&procfs) {
-        bail!("process {pid} ended while it was read");
+        bail!("process {} ended while it was read", args.pid);
     }
     let mut symbols = binary.symbols();
-    let profile = symbolised::profile(&snapshot, &mut symbols, bias);
+    let mut profile = symbolised::profile(&snapshot, &mut symbols, bias, mapping(&target, bias));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as i64);
+    profile.time_ns = now;
+    let source = source(&snapshot);
+    profile
+        .comments
+        .push(format!("g211s heap: the runtime's own memory profile, {}", source.as_of));
+    let evidence = Evidence::of(&profile).unwrap_or_default();
+    let (total, sites) = sites(&profile, &evidence);
     let mut unavailable = Vec::new();
     if !symbols.knows_inlining() {
         unavailable
@@ -79,45 +78,39 @@ pub fn take(pid: u32, sink: Sink<'_>) -> Result<()> {
     if let Err(why) = runtime.usable(Feature::Heap) {
         unavailable.push(format!("the collector's own count of the heap: {why}"));
     }
-    let (gc_cycle, gc_cycles, as_of) = as_of(&snapshot);
-    let (counts, wall_ns) = (memory.counts(), wall_ns());
-    let source = HeapSource {
-        target: 0,
-        offsets: runtime.offsets().source().to_string(),
-        code: Some(code(&target, bias)),
-        snapshot: Some(HeapSnapshot {
-            time_ns: i64::try_from(wall_ns).unwrap_or(0),
-            rate: snapshot.rate,
-            gc_cycle,
-            gc_cycles,
-            as_of,
-            heap,
+    let counts = memory.counts();
+    let document = Document {
+        schema: SCHEMA.to_owned(),
+        target: target_info(args.pid, &target, runtime.offsets()),
+        time_ns: now,
+        source,
+        live_heap,
+        total,
+        sites,
+        reads: Reads {
             buckets: snapshot.buckets.len() as u64,
             readings: snapshot.readings,
             torn: snapshot.torn as u64,
             calls: counts.calls - calls.calls,
             bytes: counts.bytes - calls.bytes,
             took_ns: took.as_nanos() as u64,
-            unavailable,
-        }),
+        },
+        followed: None,
+        unavailable,
     };
-    sink(Record::Start(Box::new(start(&target, start_ns, wall_ns))))?;
-    sink(Record::HeapSource(Box::new(source)))?;
-    for part in parts(&profile) {
-        sink(Record::HeapStacks(Box::new(part)))?;
-    }
-    sink(Record::End(Box::new(end())))
+    write(args, &document, &profile)?;
+    Ok(document)
 }
 
-/// Follows what is allocated for a while, as records.
+/// Follows what is allocated for a while, and writes what files are asked for.
 ///
 /// # Errors
-/// A process that cannot be followed.
-pub async fn follow(args: &HeapTakeArgs, pid: u32, sink: Sink<'_>) -> Result<()> {
+/// A process that cannot be followed, or a file that cannot be written.
+pub async fn follow(args: &HeapTakeArgs) -> Result<Document> {
     let procfs = Procfs::default();
-    let target = resolve(&procfs, pid)?;
+    let target = resolve(&procfs, args.pid)?;
     let allocs = AllocsArgs {
-        pid: Some(pid),
+        pid: Some(args.pid),
         from: None,
         duration: Some(args.duration.unwrap_or(FOLLOW)),
         budget: args.budget,
@@ -131,79 +124,53 @@ pub async fn follow(args: &HeapTakeArgs, pid: u32, sink: Sink<'_>) -> Result<()>
         folded: None,
         record: None,
     };
+    let mut model = followed::Model::default();
+    let mut following = Following::default();
+    let mut sink = |record| {
+        model.push(record);
+        Ok(())
+    };
+    allocs::command::run(&allocs, args.pid, &mut following, &mut sink).await?;
+    let (mut profile, sums) = model.profile();
+    profile.mappings.push(
+        load_bias(&procfs, args.pid, &target.binary)
+            .map_or_else(|_| Mapping::default(), |bias| mapping(&target, bias)),
+    );
+    profile.time_ns =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as i64);
     let offsets = Offsets::for_binary(&target.binary);
-    let bias = load_bias(&procfs, pid, &target.binary).ok();
-    let types = bias.and_then(|bias| Types::of(&target.binary, &offsets, bias).ok());
-    let source = HeapSource {
-        target: 0,
-        offsets: offsets.source().to_string(),
-        code: bias.map(|bias| code(&target, bias)),
-        snapshot: None,
-    };
-    let mut source = Some(source);
-    let mut following = Following::new(types);
-    let mut told = |record: Record| {
-        let starts = matches!(record, Record::Start(_));
-        sink(record)?;
-        match source.take_if(|_| starts) {
-            Some(source) => sink(Record::HeapSource(Box::new(source))),
-            None => Ok(()),
-        }
-    };
-    allocs::command::run(&allocs, pid, &mut following, &mut told).await
-}
-
-/// The document of a heap's records; writes the files that are asked for.
-///
-/// # Errors
-/// Records that are of no heap, a file that cannot be written.
-pub fn finish(args: &HeapTakeArgs, model: Model) -> Result<Document> {
-    let (document, profile) =
-        model.finish().context("it holds no heap: it was not made by `g211s heap --record`")?;
+    let mut document = model.document(target_info(args.pid, &target, &offsets), &profile, &sums);
+    if target.is_alive(&procfs)
+        && let Ok(runtime) = open_runtime(&procfs, &target)
+    {
+        document.live_heap = live_heap(&runtime);
+    }
+    profile.comments.push(format!("g211s heap --follow: {}", document.source.as_of));
     write(args, &document, &profile)?;
     Ok(document)
 }
 
-fn wall_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |t| t.num_nanoseconds() as u64)
-}
-
-fn start(target: &ResolvedTarget, start_ns: u64, wall_ns: u64) -> RunStart {
-    RunStart {
-        g211s_version: env!("CARGO_PKG_VERSION").into(),
-        start_ns,
-        wall_ns,
-        host: host(),
-        settings: Settings {
-            threshold_ns: 0,
-            full: false,
-            interval_ns: 0,
-            ring_bytes: 0,
-            observer_pid: std::process::id(),
-            poll_source: None,
-            lateness_source: LatenessSource::default(),
-        },
-        targets: vec![target.record(Vec::new(), Vec::new())],
+fn target_info(pid: u32, target: &ResolvedTarget, offsets: &Offsets) -> TargetInfo {
+    let build = &target.binary.build;
+    TargetInfo {
+        pid,
+        comm: clean(&target.comm),
+        exe: clean(&target.exe),
+        go_version: clean(&build.go_version),
+        module: build.module.as_deref().map(clean),
+        offsets: offsets.source().to_string(),
     }
 }
 
-fn end() -> RunEnd {
-    RunEnd {
-        end_ns: now_ns(),
-        reason: "read".to_owned(),
-        produced: std::collections::BTreeMap::new(),
-        lost: std::collections::BTreeMap::new(),
-        received: std::collections::BTreeMap::new(),
-        undecodable: 0,
-        threads_full: 0,
-        host_switches: 0,
-        cost: Cost::default(),
-    }
+fn live_heap<M: Memory>(runtime: &Runtime<M>) -> Option<LiveHeap> {
+    runtime.usable(Feature::Heap).ok()?;
+    let read = |field| runtime.u64(Global::GcController, "runtime.gcControllerState", field).ok();
+    let marked_bytes = read("heapMarked")?;
+    Some(LiveHeap { marked_bytes, live_bytes: read("heapLive")? })
 }
 
-/// The collection as of whose end a snapshot is, all so far, and that in words.
-fn as_of(snapshot: &Snapshot) -> (Option<u64>, Option<u64>, String) {
-    match snapshot.as_of {
+fn source(snapshot: &Snapshot) -> Source {
+    let (gc_cycle, gc_cycles, as_of) = match snapshot.as_of {
         AsOf::Collection(n, all) if n == all => {
             (Some(n), Some(all), format!("as of the end of GC cycle {n}, the last one"))
         }
@@ -223,20 +190,29 @@ fn as_of(snapshot: &Snapshot) -> (Option<u64>, Option<u64>, String) {
         AsOf::Unknown => {
             (None, None, "as of the end of the last GC cycle or of the one before it".to_owned())
         }
-    }
+    };
+    let bytes_per_sample = snapshot.rate;
+    Source { kind: "runtime_profile".to_owned(), bytes_per_sample, gc_cycle, gc_cycles, as_of }
 }
 
-/// The executable's code, as it is mapped: from, to, and what of the file is there; zeros where that is not known.
-fn code(target: &ResolvedTarget, bias: u64) -> (u64, u64, u64) {
+/// The executable's code, as it is mapped.
+fn mapping(target: &ResolvedTarget, bias: u64) -> Mapping {
     let binary = &target.binary;
     let text = binary.functions.text();
     let code = binary.elf().segments.iter().find(|s| {
         s.is_load() && s.is_executable() && (s.va..s.va.saturating_add(s.file_size)).contains(&text)
     });
-    code.map_or((0, 0, 0), |code| {
-        let from = code.va.wrapping_add(bias);
-        (from, from.wrapping_add(code.file_size), code.offset)
-    })
+    let file = target.exe.clone();
+    code.map_or_else(
+        || Mapping { file: file.clone(), ..Mapping::default() },
+        |code| Mapping {
+            start: code.va.wrapping_add(bias),
+            limit: code.va.wrapping_add(code.file_size).wrapping_add(bias),
+            offset: code.offset,
+            file: file.clone(),
+            build_id: String::new(),
+        },
+    )
 }
 
 fn write(args: &HeapTakeArgs, document: &Document, profile: &Profile) -> Result<()> {

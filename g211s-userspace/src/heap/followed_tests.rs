@@ -57,20 +57,12 @@ fn model(fate: impl Fn(u64, u32) -> Option<(HeapFate, u64)>, made: u64) -> Model
         .iter()
         .filter_map(|s| {
             let (fate, times) = fate(s.ts_ns, s.stack)?;
-            let sure = if fate == HeapFate::Live { 16 } else { 10 };
-            Some(HeapObject { ts_ns: s.ts_ns, tid: s.tid, fate, times, sure })
+            Some(HeapObject { ts_ns: s.ts_ns, tid: s.tid, fate, times })
         })
         .collect();
     // What became of them may be told before what they stand for.
-    let look = HeapLook {
-        sweepgen: 16,
-        cycles: Some(8),
-        missed: 1,
-        looks: 3,
-        last: true,
-        objects,
-        ..HeapLook::default()
-    };
+    let look =
+        HeapLook { sweepgen: 16, cycles: Some(8), missed: 1, objects, ..HeapLook::default() };
     m.push(Record::HeapLook(Box::new(look)));
     m.push(Record::AllocSamples(Box::new(AllocSamples { target: 0, samples: all })));
     m.push(state(1000, made));

@@ -5,15 +5,13 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::liveness::{Answer, Followed, Follower, Outcome, Sample, Why};
-use super::typed::{Place, types_of};
+use super::liveness::{Answer, Follower, Outcome, Sample, Why};
 use crate::agent::now_ns;
 use crate::allocs::observer::Observer;
 use crate::go::globals::Global;
 use crate::go::version::GoVersion;
-use crate::record::{AllocDensity, AllocSample, HeapFate, HeapLook, HeapObject, HeapType, Record};
+use crate::record::{AllocDensity, AllocSample, HeapFate, HeapLook, HeapObject, Record};
 use crate::runtime::memory::{Memory, ProcessMemory};
-use crate::runtime::types::Types;
 use crate::runtime::{Feature, Runtime};
 
 /// Objects followed at a time; beyond, half are let go by chance. A look at all takes some 50 ms of our CPU time.
@@ -32,7 +30,6 @@ const SWEEP_REST: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub struct Following {
     follower: Option<Follower>,
-    types: Option<Types>,
     /// Who each is (time, thread), by the number it is followed under.
     names: HashMap<u64, (u64, u32)>,
     next: u64,
@@ -48,11 +45,6 @@ pub struct Following {
 }
 
 impl Following {
-    /// Nobody yet. Without `types`, objects have none.
-    pub fn new(types: Option<Types>) -> Self {
-        Self { types, ..Self::default() }
-    }
-
     fn is_due(&mut self, generation: u32, now_ns: u64) -> bool {
         match self.last {
             Some((last, _)) if last == generation => self.again,
@@ -68,9 +60,8 @@ impl Following {
         }
     }
 
-    fn name(&self, sample: &Sample, fate: HeapFate, sure: u32) -> Option<HeapObject> {
-        let &(ts_ns, tid) = self.names.get(&sample.id)?;
-        Some(HeapObject { ts_ns, tid, fate, times: sample.weight, sure })
+    fn name(&self, id: u64, fate: HeapFate, times: u64) -> Option<HeapObject> {
+        self.names.get(&id).map(|&(ts_ns, tid)| HeapObject { ts_ns, tid, fate, times })
     }
 
     /// Looks once, if there is reason to; what died, and how many collections were missed before.
@@ -123,40 +114,14 @@ impl Following {
             last,
             refused: self.unusable + self.follower.as_ref().map_or(0, Follower::refused),
             objects,
-            types: Vec::new(),
-            heap: None,
             failed: None,
         }
-    }
-
-    /// Of what types those are that live.
-    fn types<M: Memory>(&mut self, runtime: &Runtime<M>) -> Vec<HeapType> {
-        let Self { follower: Some(follower), types: Some(types), names, .. } = self else {
-            return Vec::new();
-        };
-        let lives =
-            |f: &Followed| matches!(f.answer, Answer::Live | Answer::Unknown(Why::Missed(_)));
-        let all: Vec<Followed> = follower.followed().filter(lives).collect();
-        let places: Vec<Place> =
-            all.iter().map(|f| Place { address: f.sample.address, span: f.span }).collect();
-        let found = types_of(follower.heap(), types, runtime.memory(), &places);
-        let mut told: HashMap<String, HeapType> = HashMap::new();
-        for (followed, kind) in all.iter().zip(found) {
-            if let (Some(kind), Some(name)) = (kind, names.get(&followed.sample.id)) {
-                let (size, empty) = (kind.size, Vec::new());
-                let new = || HeapType { name: kind.name.clone(), size, objects: empty };
-                told.entry(kind.name.clone()).or_insert_with(new).objects.push(*name);
-            }
-        }
-        let mut told: Vec<HeapType> = told.into_values().collect();
-        told.sort_by(|a, b| a.name.cmp(&b.name));
-        told
     }
 
     /// Those that died, whose names are forgotten with that.
     fn buried(&mut self, out: &Outcome) -> Vec<HeapObject> {
         let dead = out.died.iter();
-        let dead = dead.filter_map(|d| self.name(&d.sample, HeapFate::Dead, d.sure));
+        let dead = dead.filter_map(|d| self.name(d.sample.id, HeapFate::Dead, d.sample.weight));
         let dead = dead.collect();
         for d in &out.died {
             self.names.remove(&d.sample.id);
@@ -176,17 +141,10 @@ impl Following {
                     Answer::Unknown(Why::Missed(_)) => HeapFate::Doubtful,
                     Answer::Unknown(_) => HeapFate::Unknown,
                 };
-                self.name(&f.sample, fate, f.sure)
+                self.name(f.sample.id, fate, f.sample.weight)
             })
             .collect()
     }
-}
-
-/// What the collector counts: marked by the last collection, and that with what was allocated since.
-pub(super) fn live_heap<M: Memory>(runtime: &Runtime<M>) -> Option<(u64, u64)> {
-    runtime.usable(Feature::Heap).ok()?;
-    let read = |field| runtime.u64(Global::GcController, "runtime.gcControllerState", field).ok();
-    read("heapMarked").zip(read("heapLive"))
 }
 
 impl Observer for Following {
@@ -256,20 +214,7 @@ impl Observer for Following {
             for part in rest.chunks(RECORD) {
                 records.push(self.record(now_ns, 0, true, part.to_vec()));
             }
-            let types = if failed.is_none() { self.types(runtime) } else { Vec::new() };
-            for kind in types {
-                for part in kind.objects.chunks(RECORD) {
-                    let part = HeapType { objects: part.to_vec(), ..kind.clone() };
-                    let look = self.record(now_ns, 0, true, Vec::new());
-                    records.push(HeapLook { types: vec![part], ..look });
-                }
-            }
-            let heap = live_heap(runtime);
-            records.push(HeapLook {
-                heap,
-                failed,
-                ..self.record(self::now_ns(), 0, true, Vec::new())
-            });
+            records.push(HeapLook { failed, ..self.record(self::now_ns(), 0, true, Vec::new()) });
         }
         records.into_iter().map(|r| Record::HeapLook(Box::new(r))).collect()
     }

@@ -30,8 +30,6 @@ struct Object {
     span: u64,
     /// The last generation in which its slot was seen reached, at first that of its allocation.
     seen: u32,
-    /// The last of these before any was missed.
-    sure: u32,
     /// The generation of the last definite look.
     judged: u32,
     /// Collections that were not looked at.
@@ -82,10 +80,6 @@ pub struct Followed {
     pub sample: Sample,
     /// As of the last look.
     pub answer: Answer,
-    /// The last generation in which it was alive for certain.
-    pub sure: u32,
-    /// Where its `mspan` is; 0 where that was not looked up yet.
-    pub span: u64,
 }
 
 /// One that was freed.
@@ -95,8 +89,6 @@ pub struct Death {
     pub sample: Sample,
     /// The last generation in which it was seen (or may have been: see `missed`) alive.
     pub seen: u32,
-    /// The last generation in which it was alive for certain.
-    pub sure: u32,
     /// The generation in which it was found dead.
     pub found: u32,
     /// Collections of its life that were not looked at: it may have died in any of them.
@@ -201,7 +193,6 @@ impl Follower {
             halved: 0,
             span: 0,
             seen: sample.generation,
-            sure: sample.generation,
             judged: sample.generation,
             missed: 0,
             answer: Answer::Unknown(Why::Young),
@@ -229,14 +220,7 @@ impl Follower {
         self.objects.iter().map(|o| Followed {
             sample: Sample { weight: o.weight(), ..o.sample },
             answer: o.answer,
-            sure: o.sure,
-            span: o.span,
         })
-    }
-
-    /// Where the heap's structures are.
-    pub fn heap(&self) -> &Heap {
-        &self.heap
     }
 
     /// Those that were halved the fewest times are halved once more, so that in the end all count
@@ -385,9 +369,6 @@ impl Follower {
                 } else {
                     object.missed = object.missed.saturating_add(passed.saturating_sub(1));
                 }
-                if object.missed == 0 {
-                    object.sure = generation;
-                }
                 match object.missed {
                     0 => Answer::Live,
                     missed => Answer::Unknown(Why::Missed(missed)),
@@ -415,8 +396,8 @@ impl Follower {
             let tally = match o.answer {
                 Answer::Dead => {
                     let sample = Sample { weight, ..o.sample };
-                    let Object { seen, sure, missed, .. } = *o;
-                    out.died.push(Death { sample, seen, sure, found: generation, missed });
+                    let (seen, missed) = (o.seen, o.missed);
+                    out.died.push(Death { sample, seen, found: generation, missed });
                     return false;
                 }
                 Answer::Live => &mut out.alive,

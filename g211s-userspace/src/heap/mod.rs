@@ -11,15 +11,12 @@ pub mod estimate;
 pub mod followed;
 pub mod following;
 mod go_exp;
-pub mod inuse;
 mod judge;
 pub mod liveness;
 #[cfg(test)]
 mod liveness_tests;
-pub mod recorded;
 pub mod schema;
 pub mod spans;
-pub mod stretches;
 pub mod symbolised;
 pub mod text;
 pub mod typed;

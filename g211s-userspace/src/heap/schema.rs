@@ -88,15 +88,12 @@ pub struct FollowedInfo {
     pub samples: u64,
     /// Those that were followed.
     pub samples_followed: u64,
-    /// Of the bytes in use: those that were made while no probes were attached, and are known from those before and after.
-    #[serde(default)]
-    pub rests_bytes: u64,
     /// Of the bytes in use: those that may be other objects by now, since collections were missed. The intervals
     /// begin without them.
     pub doubtful_bytes: u64,
     /// Bytes made since the last collection, which no one has judged: not in use here, as in Go's own profile.
     pub young_bytes: u64,
-    /// Of the bytes in use: those of which it could not be told at the end, counted as far as their like lives.
+    /// Bytes of which it could not be told at the end.
     pub untold_bytes: u64,
     /// Part of the sampled bytes whose objects could not be followed. The others of their size stand for them.
     pub not_followed_share: f64,
@@ -146,21 +143,6 @@ pub struct SiteInfo {
     pub figures: Figures,
     /// By it and by what it calls.
     pub cumulative: Sums,
-    /// Followed objects: bytes in use by how many collections they have lived through.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ages: Vec<AgeInfo>,
-    /// Followed objects: of what types those in use are, where the runtime keeps that with them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub types: Vec<TypeInfo>,
-}
-
-/// A type of objects.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TypeInfo {
-    /// Its name as Go prints it; of arrays and slices' memory it is the elements' type.
-    pub name: String,
-    /// Which part it is of the site's bytes in use.
-    pub share: f64,
 }
 
 /// Figures, with their 95 % intervals.
@@ -242,8 +224,6 @@ pub fn sites(profile: &Profile, evidence: &[Evidence]) -> (Figures, Vec<SiteInfo
                 alloc_bytes: sum(ALLOC_SPACE),
                 alloc_objects: sum(ALLOC_OBJECTS),
             },
-            ages: Vec::new(),
-            types: Vec::new(),
         }
     };
     let sites = rows(profile, By::Line, INUSE_SPACE).iter().map(site).collect();

@@ -8,14 +8,23 @@ use super::SAMPLE_TYPES;
 use super::buckets::Snapshot;
 use super::estimate::scale;
 use crate::elf::symbols::{Frame, Symbols};
-use crate::profile::{Label, LabelValue, Location, LocationId, Profile, ValueType};
+use crate::profile::{Label, LabelValue, Location, LocationId, Mapping, Profile, ValueType};
 use crate::record::SymbolFrame;
 use crate::runtime::buckets::Counts;
 
 /// The profile of a snapshot. `bias` is what was added to the executable's addresses.
-pub fn profile(snapshot: &Snapshot, symbols: &mut Symbols<'_>, bias: u64) -> Profile {
+pub fn profile(
+    snapshot: &Snapshot,
+    symbols: &mut Symbols<'_>,
+    bias: u64,
+    mapping: Mapping,
+) -> Profile {
     let types = SAMPLE_TYPES.map(|(name, unit)| ValueType::new(name, unit));
     let mut profile = Profile::new(types.to_vec());
+    profile.period_type = Some(ValueType::new("space", "bytes"));
+    profile.period = snapshot.rate.try_into().unwrap_or(i64::MAX);
+    profile.default_sample_type = Some("inuse_space".to_owned());
+    profile.mappings.push(mapping);
     let mut namer = Namer { symbols, bias, known: HashMap::new() };
     let (key, unit): (Arc<str>, Arc<str>) = ("bytes".into(), "bytes".into());
     for bucket in &snapshot.buckets {

@@ -65,15 +65,6 @@ fn head_of_followed(out: &mut String, document: &Document, followed: &FollowedIn
         plural(followed.samples, "sampled object", "sampled objects"),
         document.source.as_of
     );
-    if followed.rests_bytes > 0 {
-        let _ = writeln!(
-            out,
-            "probes were attached for {:.0}% of the time, as the budget allows: {} of what is in use was made in the rests, \
-             and is told from before and after",
-            followed.observed_ns as f64 / followed.window_ns.max(1) as f64 * 100.0,
-            bytes(followed.rests_bytes),
-        );
-    }
     if followed.gc_cycles_missed > 0 || followed.doubtful_bytes > 0 {
         let _ = writeln!(
             out,
@@ -84,9 +75,10 @@ fn head_of_followed(out: &mut String, document: &Document, followed: &FollowedIn
     }
     let _ = writeln!(
         out,
-        "not told: {} made since that cycle, {} of sizes of which nothing was followed; {:.1}% of \
+        "not told: {} made since that cycle, {} not swept or read, {} of sizes of which nothing was followed; {:.1}% of \
          the sampled bytes could not be followed, and others of their size stand for them",
         bytes(followed.young_bytes),
+        bytes(followed.untold_bytes),
         bytes(followed.unsampled_bytes),
         followed.not_followed_share * 100.0
     );
@@ -131,12 +123,6 @@ pub(super) fn place(site: &SiteInfo) -> String {
     format!("{}{position}", clean(&site.function))
 }
 
-/// Of what type most of it is, where that is known.
-fn kind(site: &SiteInfo) -> String {
-    let most = site.types.first().filter(|t| t.share >= 0.5);
-    most.map_or_else(String::new, |t| format!("  [{}]", clean(&t.name)))
-}
-
 fn table(out: &mut String, document: &Document, top: usize, look: Look) {
     // A line that only calls others that allocate is no site of its own.
     let own: Vec<&SiteInfo> =
@@ -154,7 +140,7 @@ fn table(out: &mut String, document: &Document, top: usize, look: Look) {
                 count(f.inuse_samples),
                 count(f.inuse_objects.value),
                 bytes(f.alloc_bytes.value),
-                format!("{}{}", place(site), kind(site)),
+                place(site),
             ]
         })
         .collect();

@@ -186,7 +186,6 @@ impl Run {
             tid: s.tid,
             fate,
             times: 1,
-            sure: generation(gc),
         };
         self.seen.push(Record::HeapLook(Box::new(HeapLook {
             ts_ns: gc * SECOND,

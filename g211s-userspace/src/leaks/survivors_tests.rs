@@ -26,7 +26,6 @@ fn look(sweepgen: u32, missed: u32, of: &[(u64, HeapFate, u64)]) -> HeapLook {
         tid: 1,
         fate,
         times,
-        sure: sweepgen,
     });
     HeapLook { sweepgen, missed, objects: objects.collect(), ..HeapLook::default() }
 }

@@ -63,13 +63,6 @@ impl From<&SymbolInfo> for Location {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocationId(u32);
 
-impl LocationId {
-    /// The number itself: the place in [`Profile::locations`].
-    pub fn number(self) -> u32 {
-        self.0
-    }
-}
-
 /// What else is known of a sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {

@@ -295,8 +295,6 @@ pub(super) fn json_of(record: &Record) -> Option<(u8, &'static str, serde_json::
         Record::AllocSums(r) => (FIRST_JSON_TAG + 18, "allocation sums", serde_json::to_vec(r)),
         Record::HeapLook(r) => (FIRST_JSON_TAG + 19, "look at the heap", serde_json::to_vec(r)),
         Record::Leaks(r) => (FIRST_JSON_TAG + 20, "search for leaks", serde_json::to_vec(r)),
-        Record::HeapSource(r) => (FIRST_JSON_TAG + 21, "source of a heap", serde_json::to_vec(r)),
-        Record::HeapStacks(r) => (FIRST_JSON_TAG + 22, "stacks of a heap", serde_json::to_vec(r)),
     })
 }
 
@@ -321,8 +319,6 @@ fn from_json(tag: u8, json: &[u8]) -> Result<Record, &'static str> {
         18 => serde_json::from_slice(json).map(Record::AllocSums),
         19 => serde_json::from_slice(json).map(Record::HeapLook),
         20 => serde_json::from_slice(json).map(Record::Leaks),
-        21 => serde_json::from_slice(json).map(Record::HeapSource),
-        22 => serde_json::from_slice(json).map(Record::HeapStacks),
         _ => return Err("unknown record type"),
     }
     .map_err(|_| "a record's JSON does not fit its type")

@@ -372,9 +372,7 @@ impl Pipeline {
             | Record::AllocState(_)
             | Record::AllocSums(_)
             | Record::HeapLook(_)
-            | Record::Leaks(_)
-            | Record::HeapSource(_)
-            | Record::HeapStacks(_) => {}
+            | Record::Leaks(_) => {}
             Record::Hists(hists) => {
                 state.last_ns = state.last_ns.max(hists.ts_ns);
                 if let Some(t) = state.targets.get_mut(usize::from(hists.target)) {
