@@ -21,12 +21,7 @@ fn sample(ts_ns: u64, stack: u32, sweepgen: u32) -> AllocSample {
 }
 
 fn look(sweepgen: u32, missed: u32, of: &[(u64, HeapFate, u64)]) -> HeapLook {
-    let objects = of.iter().map(|&(ts_ns, fate, times)| HeapObject {
-        ts_ns,
-        tid: 1,
-        fate,
-        times,
-    });
+    let objects = of.iter().map(|&(ts_ns, fate, times)| HeapObject { ts_ns, tid: 1, fate, times });
     HeapLook { sweepgen, missed, objects: objects.collect(), ..HeapLook::default() }
 }
 

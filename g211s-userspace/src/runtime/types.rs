@@ -201,7 +201,7 @@ mod tests {
         let (mut t, memory) = types(b"*main.Cache", EXTRA_STAR, 25);
         let found = t.at(&memory, FROM).expect("a type");
         assert_eq!((found.name.as_str(), found.size), ("main.Cache", 120));
-        let (mut t, memory) = types(b"*main.Cache", 0, 22 | 1 << 5);
+        let (mut t, memory) = types(b"*main.Cache", 0, 0x36);
         assert_eq!(t.at(&memory, FROM).expect("a type").name, "*main.Cache");
         // Longer than what is read at first, and than what is kept.
         let (mut t, memory) = types(&[b'x'; 200], 0, 25);
