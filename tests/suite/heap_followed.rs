@@ -111,7 +111,7 @@ fn what_stays_is_told_of_the_oldest() -> Result<()> {
 #[test]
 fn rests_are_allowed_for() -> Result<()> {
     needs_kernel!();
-    let args = ["--budget", "2%", "--duration", "15s"];
+    let args = ["--budget", "1%", "--duration", "15s"];
     let (document, truth) = follow(go::NEW, &["-gc", "500ms", "-rate", "200000"], &args)?;
     println!("{}", document["followed"]);
     let seen = number(&document, "/followed/observed_ns")?;

@@ -169,7 +169,7 @@ fn trial(version: &str, seed: u32, late: u64, more: &[&str]) -> Result<Vec<Strin
         let what = said(&told);
         println!("Go {version}, {kind}, seed {seed}, {late} s: {what}");
         let cycles = told.document["run"]["gc_cycles"].as_u64().context("no cycles")?;
-        ensure!(cycles <= CYCLES || !run_all(), "{cycles} collections");
+        ensure!(cycles <= CYCLES, "{cycles} collections");
         let others = told.others(truth.as_ref());
         if !others.is_empty() {
             wrong.push(format!("{kind}, seed {seed}: a false alarm: {others:?}"));
@@ -202,14 +202,16 @@ fn said(told: &Told) -> String {
     )
 }
 
-/// Without `--all`: nothing is called a leak that is none. How many leaks are named is printed, and not demanded: eleven
-/// programs at once on a small machine leave some of them next to no samples, and then nothing is said of them.
 fn leaks_are_named(version: &str) -> Result<()> {
     if !run_all() {
-        let (alarms, missed): (Vec<String>, Vec<String>) =
-            trial(version, 3, 0, &[])?.into_iter().partition(|w| w.contains("a false alarm"));
-        println!("Go {version}: {} of {} not named: {missed:#?}", missed.len(), LEAKS.len());
-        ensure!(alarms.is_empty(), "{alarms:#?}");
+        let wrong = trial(version, 3, 0, &[])?;
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        // A machine that stands still for seconds looks like a program that does.
+        println!("once more, because of {wrong:?}");
+        let wrong = trial(version, 4, 0, &[])?;
+        ensure!(wrong.is_empty(), "{wrong:?}");
         return Ok(());
     }
     let mut wrong = Vec::new();

@@ -3,6 +3,8 @@
 //! busy machine that is the target's CPU time as well). Decides from counts and times alone; must not know how a
 //! probe is attached, nor what it is for.
 
+use std::time::Duration;
+
 use crate::account::{Account, Cpus};
 
 /// Most that the account holds, as time at the budget's full rate: what may be spent at once after a rest.
@@ -144,6 +146,13 @@ impl Budget {
 
     fn fits(&self, hits_per_s: f64) -> bool {
         hits_per_s * self.hit_ns() <= self.per_second_ns() * DENSER_UP_TO
+    }
+
+    /// How often something that takes so much CPU time, ns, may be done, if it is to take a fifth of what comes in.
+    pub fn paced(&self, cost_ns: u64) -> Duration {
+        const PART: f64 = 0.2;
+        Duration::try_from_secs_f64(cost_ns as f64 / (self.per_second_ns() * PART))
+            .unwrap_or(Duration::MAX)
     }
 
     /// What is attached.
@@ -306,6 +315,15 @@ mod tests {
         // And back.
         run(&mut b, &mut now, 20, &mut hits, &calm);
         assert!(b.plan() >= Plan::Refill);
+    }
+
+    #[test]
+    fn work_that_is_dear_is_done_more_rarely() {
+        // A nearly idle process: 1 % of 5 % of a CPU.
+        let b = Budget::new(0.01, COSTS, true);
+        assert_eq!(b.paced(100_000), Duration::from_secs(1));
+        assert_eq!(b.paced(0), Duration::ZERO);
+        assert_eq!(Budget::new(0.0, COSTS, true).paced(1), Duration::MAX);
     }
 
     #[test]

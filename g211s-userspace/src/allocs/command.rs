@@ -329,6 +329,7 @@ impl Run<'_, '_> {
         let deadline = tokio::time::Instant::now() + span;
         let mut second = tokio::time::interval_at(tokio::time::Instant::now() + SECOND, SECOND);
         let (mut last_hits, mut checked) = ((now_ns(), 0), Instant::now());
+        let (mut settled, mut settle_every) = (Instant::now(), STEP);
         loop {
             let rate = {
                 let (now, hits) = (now_ns(), self.hits());
@@ -360,9 +361,18 @@ impl Run<'_, '_> {
                 () = self.session.pressed() => {}
                 () = tokio::time::sleep(self.observer.within().map_or(step, |d| d.min(step))) => {}
             }
-            self.charged(Self::drain)?;
+            let received = self.received;
+            let took = self.timed(Self::drain)?;
+            // What it takes to find nothing is nobody's hit.
+            self.own_ns += if self.received == received { 0 } else { took };
             self.look(false)?;
-            self.charged(|run| run.settle(false))?;
+            // An observer looks much more often than spans fill, and all that are under way are read each time.
+            if settled.elapsed() >= settle_every {
+                let took = self.timed(|run| run.settle(false))?;
+                self.own_ns += took;
+                settled = Instant::now();
+                settle_every = self.budget.paced(took).clamp(STEP, SECOND);
+            }
             self.marks.look(self.runtime.memory(), self.started_ns);
             if !self.exact {
                 self.govern()?;
@@ -384,13 +394,12 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Does something about hits; what that takes is charged to the budget.
-    fn charged(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    /// Does something about hits; the CPU time that it takes, ns, without that for names.
+    fn timed(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<u64> {
         let (began, naming) = (thread_cpu_ns(), self.naming_ns);
         work(self)?;
         let took = thread_cpu_ns().saturating_sub(began);
-        self.own_ns += took.saturating_sub(self.naming_ns - naming);
-        Ok(())
+        Ok(took.saturating_sub(self.naming_ns - naming))
     }
 
     /// Hits so far, of all sites.
