@@ -21,7 +21,8 @@ use crate::daemon::{config::Label, select::Rule};
         g211s doctor --pid 4242                        what works on this kernel and this binary, and why\n  \
         g211s ps                                       the Go processes here\n  \
         g211s goroutines --pid 4242                    its goroutines by creation site and state\n  \
-        g211s heap --pid 4242                          which lines of its code hold the heap"
+        g211s heap --pid 4242                          which lines of its code hold the heap\n  \
+        g211s leaks --pid 4242 --duration 5m           which lines leak memory or goroutines"
 )]
 pub struct Cli {
     /// What to do.
@@ -46,7 +47,11 @@ pub enum Command {
     /// Print the report of a recording (no root, any machine)
     #[command(after_help = "Examples:\n  \
         g211s report stall.g211s\n  \
-        g211s report stall.g211s --json | jq .gc.count")]
+        g211s report stall.g211s --json | jq .gc.count\n  \
+        g211s report stall.g211s --html stall.html             one page, to look at in a browser; needs no network\n  \
+        g211s report stall.g211s --perfetto stall.pftrace      and open that in https://ui.perfetto.dev\n  \
+        g211s report stall.g211s --pprof stalls.pb.gz && go tool pprof -top stalls.pb.gz\n  \
+        g211s report stall.g211s --parquet stall/              tables for DuckDB, pandas and the like")]
     Report(ReportArgs),
     /// Say what works on this machine, and on this process, and why
     #[command(after_help = "Examples:\n  g211s doctor\n  g211s doctor --pid 4242 --json")]
@@ -76,6 +81,16 @@ pub enum Command {
         The figures are those of the memory profile that the Go runtime keeps by itself. For programs that keep none:\n  \
         g211s heap --pid 4242 --follow --duration 5m  of what is allocated in this time, what stays in use")]
     Heap(HeapArgs),
+    /// Find lines that leak memory or goroutines: what grows GC after GC, and stays (needs root)
+    #[command(after_help = "Examples:\n  \
+        g211s leaks --pid 4242                                 5 min, then what leaks, by line\n  \
+        g211s leaks --pid 4242 --duration 20m --min-growth 1MiB/min || echo leaks   in a CI job\n  \
+        g211s leaks --pid 4242 --json | jq '.sites[] | select(.judgement == \"leak\")'\n  \
+        g211s leaks --pid 4242 --no-probes                     by the runtime's own memory profile alone\n  \
+        g211s leaks --from leaks.g211s                         from a file made with --record, without root\n\n\
+        Exit codes: 0 nothing that counts was found, 3 something was (--fail-on, --min-growth), 1 failed, 2 wrong usage or\n\
+        a process that cannot be observed. A verdict takes 16 GC cycles at least. Ctrl-C ends the run early, with the report.")]
+    Leaks(LeaksArgs),
     /// List the Go processes of this machine, and what g211s can do with each (root sees all)
     #[command(after_help = "Examples:\n  \
         g211s ps\n  \
@@ -123,6 +138,10 @@ pub struct WatchArgs {
     /// function
     #[arg(long = "probe", value_name = "PROBE", value_parser = extra_probe)]
     pub probes: Vec<ExtraProbe>,
+    /// Most of a process's CPU time that the probes in its hot code (the allocator's slow path, mark assists) may take
+    /// together; those that would take more look in at times
+    #[arg(long, value_name = "SHARE", default_value = "0.5%", value_parser = share)]
+    pub budget: f64,
     /// Size of the event ring buffer (a power of two: 64K, 8M)
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = ring_bytes,
           env = "G211S_TEST_RING_BYTES", hide_env = true)]
@@ -172,6 +191,55 @@ pub struct ReportArgs {
     /// Print the report as JSON (schema g211s.report/1)
     #[arg(long)]
     pub json: bool,
+    /// Write a page with pictures for a browser: one file that needs nothing else
+    #[arg(long, value_name = "OUT")]
+    pub html: Option<PathBuf>,
+    /// What to write besides.
+    #[command(flatten)]
+    pub export: ExportArgs,
+}
+
+/// Files that `report` makes of a recording. `-` is standard output, which then has no report.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Exports (docs/exports.md); - is standard output")]
+pub struct ExportArgs {
+    /// Write a trace for ui.perfetto.dev, or Perfetto's trace processor
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+    /// Write a profile for `go tool pprof`: stalled time by cause, thread and culprit; of a recording of `allocs`, its
+    /// allocations
+    #[arg(long, value_name = "FILE")]
+    pub pprof: Option<PathBuf>,
+    /// Write tables as CSV: all of them into a folder, or the events alone if FILE ends in .csv
+    #[arg(long, value_name = "FOLDER|FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write tables as Parquet: all of them into a folder, or the events alone if FILE ends in .parquet
+    #[arg(long, value_name = "FOLDER|FILE")]
+    pub parquet: Option<PathBuf>,
+}
+
+impl ExportArgs {
+    /// All files that are asked for.
+    pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.perfetto, &self.pprof, &self.csv, &self.parquet].into_iter().flatten()
+    }
+
+    /// What clap cannot say of single arguments.
+    ///
+    /// # Errors
+    /// What makes no sense together.
+    pub fn check(&self) -> Result<(), String> {
+        let stdout = self.all().filter(|path| path.as_os_str() == "-").count();
+        if stdout > 1 {
+            return Err("only one export can go to standard output".to_owned());
+        }
+        let mut named: Vec<_> = self.all().filter(|path| path.as_os_str() != "-").collect();
+        named.sort_unstable();
+        match named.windows(2).find(|w| w[0] == w[1]) {
+            Some(same) => Err(format!("{} is asked for twice", same[0].display())),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Arguments of `doctor`.
@@ -352,6 +420,72 @@ pub struct HeapDiffArgs {
     pub json: bool,
 }
 
+/// Arguments of `leaks`.
+#[derive(Debug, Args)]
+pub struct LeaksArgs {
+    /// Process to look at
+    #[arg(long, value_name = "PID", required_unless_present = "from", conflicts_with = "from")]
+    pub pid: Option<u32>,
+    /// Read a recording instead of a process
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// How long to look
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub duration: Duration,
+    /// Most of the process's CPU time that the probes may take
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
+    pub budget: f64,
+    /// Follow no objects: attach nothing, read the runtime's own memory profile and goroutines alone
+    #[arg(long, conflicts_with_all = ["from", "budget"])]
+    pub no_probes: bool,
+    /// What makes the exit code 3
+    #[arg(long, value_name = "WHAT", default_value = "any")]
+    pub fail_on: FailOn,
+    /// Sites that grow by less do not count
+    #[arg(long, value_name = "BYTES/TIME", default_value = "64KiB/min", value_parser = growth)]
+    pub min_growth: f64,
+    /// Creation sites of fewer goroutines a minute do not count
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_zero)]
+    pub min_goroutines: f64,
+    /// How many sites that are not called leaks to print
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub top: usize,
+    /// Print JSON (schema g211s.leaks/1), all sites
+    #[arg(long)]
+    pub json: bool,
+    /// Also write the recording to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub record: Option<PathBuf>,
+}
+
+/// What makes the exit code of `leaks` 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum FailOn {
+    /// Any leak.
+    Any,
+    /// A leak of memory.
+    Heap,
+    /// A leak of goroutines.
+    Goroutines,
+    /// A leak, or what only may be one.
+    Suspect,
+    /// Nothing.
+    None,
+}
+
+impl FailOn {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Heap => "heap",
+            Self::Goroutines => "goroutines",
+            Self::Suspect => "suspect",
+            Self::None => "none",
+        }
+    }
+}
+
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
 pub struct PsArgs {
@@ -486,6 +620,40 @@ pub(crate) fn size(s: &str) -> Result<u64, String> {
     digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(bad)
 }
 
+/// Parses `1MiB/min`, `500KB/h`, `64KiB/s`: bytes a minute.
+fn growth(s: &str) -> Result<f64, String> {
+    let bad = || format!("`{s}` is no growth: write bytes and a time, as in 64KiB/min, 1MB/h");
+    let (amount, time) = s.split_once('/').ok_or_else(bad)?;
+    let minutes = match time {
+        "s" => 1.0 / 60.0,
+        "min" | "m" => 1.0,
+        "h" => 60.0,
+        "d" => 24.0 * 60.0,
+        _ => return Err(bad()),
+    };
+    let at = amount.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(amount.len());
+    let (number, unit) = amount.split_at(at);
+    let unit = match unit.trim() {
+        "" | "B" => 1.0,
+        "KB" | "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "K" | "KiB" => 1024.0,
+        "M" | "MiB" => 1024.0 * 1024.0,
+        "G" | "GiB" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(bad()),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| bad())? * unit / minutes;
+    if bytes.is_finite() { Ok(bytes) } else { Err(bad()) }
+}
+
+fn at_least_zero(s: &str) -> Result<f64, String> {
+    s.parse::<f64>()
+        .ok()
+        .filter(|n| n.is_finite() && *n >= 0.0)
+        .ok_or_else(|| format!("`{s}` is no number from 0 on"))
+}
+
 fn ring_bytes(s: &str) -> Result<u32, String> {
     let (digits, unit) = match s.as_bytes().last() {
         Some(b'K' | b'k') => (&s[..s.len() - 1], 1 << 10),
@@ -555,6 +723,39 @@ mod tests {
         assert_eq!(share("0.05"), Ok(0.05));
         for bad in ["", "%", "0", "101%", "-1%", "NaN", "inf%", "1%%"] {
             assert!(share(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn growth_has_a_time() {
+        assert_eq!(growth("64KiB/min"), Ok(65536.0));
+        assert_eq!(growth("6MB/h"), Ok(100_000.0));
+        assert_eq!((growth("10/s"), growth("1.5M/m")), (Ok(600.0), Ok(1_572_864.0)));
+        for bad in ["", "1MiB", "1MiB/", "/min", "-1B/min", "1TB/min", "1MiB/year", "..B/s"] {
+            assert!(growth(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn leaks_are_looked_for_live_or_in_a_file() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let Command::Leaks(args) = parse("g211s leaks --pid 7 --fail-on heap").unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (args.pid, args.fail_on, args.duration),
+            (Some(7), FailOn::Heap, Duration::from_mins(5))
+        );
+        for bad in [
+            "g211s leaks",
+            "g211s leaks --pid 7 --from f",
+            "g211s leaks --pid 7 --fail-on all",
+            "g211s leaks --from f --record g",
+            "g211s leaks --pid 7 --min-growth 5",
+            "g211s leaks --pid 7 --min-goroutines -1",
+        ] {
+            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     path::Path,
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -15,9 +16,11 @@ use g211s::{
     census,
     cli::{
         AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand,
-        PsArgs, RecordArgs, ReportArgs,
+        LeaksArgs, PsArgs, RecordArgs, ReportArgs,
     },
-    daemon, doctor, heap,
+    daemon, doctor,
+    export::Exports,
+    heap, html, leaks,
     profile::table::Look,
     ps,
     record::Record,
@@ -29,6 +32,8 @@ use g211s::{
 /// Something failed. (2, from clap and from [`TargetError::exit_code`]: what was asked for makes no
 /// sense.)
 const FAILURE: u8 = 1;
+/// A leak was found that counts.
+const FOUND: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -37,7 +42,15 @@ fn main() -> ExitCode {
     {
         Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
     }
-    match dispatch(cli.command) {
+    if let Command::Report(args) = &cli.command
+        && let Err(why) = args.export.check()
+    {
+        Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
+    }
+    let done = dispatch(cli.command);
+    // Also of a run that failed.
+    g211s::bpf::wait_detached();
+    match done {
         Ok(code) => code,
         Err(e) => {
             // A closed pipe (`g211s report … | head`) is the reader's choice, not a failure.
@@ -77,6 +90,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Goroutines(args) => goroutines(&args),
         Command::Allocs(args) => allocations(&args),
         Command::Heap(args) => heap_of(&args),
+        Command::Leaks(args) => leaks_of(&args),
         Command::Ps(args) => list(&args),
         Command::Dist(args) => dist(&args.folder),
         Command::Agent(args) => {
@@ -147,19 +161,104 @@ fn finish_recording(writer: Option<Writer>, wanted: bool) -> Result<(ExitCode, O
 }
 
 fn report(args: &ReportArgs) -> Result<ExitCode> {
-    let mut pipeline = Pipeline::new("file");
-    let code = replay(&args.file, |record| drop(pipeline.push(record)))?;
-    print_report(&pipeline.finish(), args.json)?;
+    // First, so that a file which is no recording leaves no others behind.
+    let reader = Reader::open(&args.file)?;
+    if let Some(out) = &args.html {
+        page(&args.file, out)?;
+    }
+    let mut exports = Exports::create(&args.export)?;
+    let mut progress = Progress::new(&args.file);
+    let code = replay(reader, &args.file, |record, read| {
+        exports.push(record)?;
+        progress.tell(read, exports.written());
+        Ok(())
+    });
+    progress.end();
+    let code = code?;
+    let (takes_stdout, json) = (exports.takes_stdout(), args.json);
+    let (report, left_out) = exports.finish()?;
+    for (option, n) in left_out {
+        let what = g211s::report::format::plural(n, "thing was", "things were");
+        let _ =
+            writeln!(io::stderr(), "g211s: {option}: {what} left out (docs/exports.md says when)");
+    }
+    if !takes_stdout {
+        print_report(&report, json)?;
+    }
     Ok(code)
 }
 
+/// Writes a recording as a page. What is wrong with the recording is left to be told with the report.
+fn page(file: &Path, out: &Path) -> Result<()> {
+    let whole = || Ok::<_, anyhow::Error>(Reader::open(file)?.map_while(Result::ok));
+    let mut first = html::First::new("file");
+    for record in whole()? {
+        first.push(record);
+    }
+    let mut second = first.finish();
+    for record in whole()? {
+        second.push(record);
+    }
+    let page = second.finish()?;
+    std::fs::write(out, &page).with_context(|| format!("cannot write {}", out.display()))?;
+    let _ = writeln!(io::stderr(), "{}: {} bytes; open it in a browser", out.display(), page.len());
+    Ok(())
+}
+
+/// How far a long export is, on a terminal.
+struct Progress {
+    bytes: u64,
+    next: Instant,
+    calls: u32,
+    shown: bool,
+}
+
+impl Progress {
+    fn new(file: &Path) -> Self {
+        let bytes = std::fs::metadata(file).map_or(0, |m| m.len());
+        Self { bytes, next: Instant::now() + Duration::from_secs(1), calls: 0, shown: false }
+    }
+
+    /// `read` bytes of the recording were read; `written`: of exports, if there are any.
+    fn tell(&mut self, read: u64, written: Option<u64>) {
+        self.calls = self.calls.wrapping_add(1);
+        let Some(written) = written.filter(|_| self.calls.is_multiple_of(4096)) else { return };
+        if Instant::now() < self.next || !io::stderr().is_terminal() {
+            return;
+        }
+        self.next = Instant::now() + Duration::from_millis(250);
+        self.shown = true;
+        let written = g211s::report::format::bytes(written);
+        let percent = (read * 100).checked_div(self.bytes).unwrap_or(0);
+        // The cursor goes back, so that whatever is said next is written over it.
+        let _ = write!(io::stderr(), "\x1b[Kg211s: {percent} % read, {written} written\r");
+    }
+
+    fn end(&self) {
+        if self.shown {
+            let _ = write!(io::stderr(), "\x1b[K");
+        }
+    }
+}
+
 /// Hands on what is whole of a recording; says what is not, and fails then.
-fn replay(file: &Path, mut push: impl FnMut(Record)) -> Result<ExitCode> {
-    let mut reader = Reader::open(file)?;
+fn read_all(file: &Path, mut push: impl FnMut(Record)) -> Result<ExitCode> {
+    replay(Reader::open(file)?, file, |record, _| {
+        push(record);
+        Ok(())
+    })
+}
+
+/// Hands on what is whole of a recording, with how many bytes of it were read; says what is not, and fails then.
+fn replay(
+    mut reader: Reader,
+    file: &Path,
+    mut push: impl FnMut(Record, u64) -> Result<()>,
+) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
-    for record in reader.by_ref() {
+    while let Some(record) = reader.next() {
         match record {
-            Ok(record) => push(record),
+            Ok(record) => push(record, reader.position())?,
             Err(e) => {
                 // What is whole is reported; what is not is said.
                 let _ = writeln!(io::stderr(), "g211s: {e}; the report covers what comes before");
@@ -220,7 +319,7 @@ fn allocations(args: &AllocsArgs) -> Result<ExitCode> {
         runtime()?.block_on(allocs::command::run(args, pid, &mut Nobody, &mut sink))?;
         code = finish_recording(writer, args.record.is_some())?.0;
     } else if let Some(file) = &args.from {
-        code = replay(file, |record| model.push(record))?;
+        code = read_all(file, |record| model.push(record))?;
         if !model.is_of_allocations() {
             anyhow::bail!(
                 "{} holds no allocations: it was not made by `g211s allocs --record`; `g211s report` may read it",
@@ -272,6 +371,40 @@ fn heap_of(args: &HeapArgs) -> Result<ExitCode> {
         (None, None) => anyhow::bail!("a process is needed: g211s heap --pid PID"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn leaks_of(args: &LeaksArgs) -> Result<ExitCode> {
+    let code;
+    let seen = match (args.pid, &args.from) {
+        (Some(pid), _) => {
+            let writer = args.record.as_ref().map(Writer::create).transpose()?;
+            let (seen, writer) = runtime()?.block_on(leaks::command::watch(args, pid, writer))?;
+            code = finish_recording(writer, args.record.is_some())?.0;
+            seen
+        }
+        (None, Some(file)) => {
+            let mut seen = leaks::seen::Seen::default();
+            code = read_all(file, |record| seen.push(record))?;
+            if !seen.is_of_leaks() {
+                anyhow::bail!(
+                    "{} holds no search for leaks: it was not made by `g211s leaks --record`",
+                    file.display()
+                );
+            }
+            seen
+        }
+        // clap has refused that.
+        (None, None) => anyhow::bail!("a process is needed: g211s leaks --pid PID"),
+    };
+    let findings = leaks::judge::judge(&seen);
+    let document = leaks::schema::document(&seen, &findings, &leaks::command::limits(args));
+    if args.json {
+        print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
+    } else {
+        print(&leaks::text::text(&document, &findings, args.top))?;
+    }
+    let found = document.counted.findings > 0 && code == ExitCode::SUCCESS;
+    Ok(if found { ExitCode::from(FOUND) } else { code })
 }
 
 fn list(args: &PsArgs) -> Result<ExitCode> {

@@ -11,6 +11,7 @@ use crate::event::Event;
 
 mod alloc;
 mod heap;
+mod leaks;
 mod runtime;
 mod waits;
 
@@ -19,6 +20,10 @@ pub use alloc::{
     AllocTotals,
 };
 pub use heap::{HeapFate, HeapLook, HeapObject};
+pub use leaks::{
+    AllocHint, GoroutineCounts, GoroutineSite, GoroutinesKept, LeakRecord, LeakSources, LeftHeap,
+    ProfileCounts, ProfileStack,
+};
 
 pub use runtime::{
     GcSample, GoroutineSample, HeapSample, Moment, PSample, Reads, RuntimeAccess, RuntimeFeature,
@@ -68,6 +73,8 @@ pub enum Record {
     AllocSums(Box<AllocSums>),
     /// What became of sampled objects.
     HeapLook(Box<HeapLook>),
+    /// What a search for leaks saw.
+    Leaks(Box<LeakRecord>),
     /// Something the user must know (a probe refused, a target that exited …), when it happened.
     Notice(Box<Notice>),
     /// How the run ended. Last, and once; missing if the recorder was killed.
@@ -478,6 +485,9 @@ pub struct Cost {
     pub bpf_programs: Vec<ProgramCost>,
     /// Probe hits by target and site.
     pub probe_hits: Vec<ProbeHits>,
+    /// The probes that come and go so that they stay within the budget, by target. Empty in older recordings.
+    #[serde(default)]
+    pub hot_probes: Vec<HotProbes>,
     /// Ticks of the CPU clock, on all CPUs together, that were looked at to find the code that keeps a world
     /// from stopping; 0 where no target needs that.
     #[serde(default)]
@@ -486,6 +496,23 @@ pub struct Cost {
     pub ring_bytes: u64,
     /// How long attaching and detaching took, ns.
     pub attach_ns: u64,
+}
+
+/// What the probes in a target's hot code took (the allocator's slow path, mark assists).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HotProbes {
+    /// Index of the target.
+    pub target: u8,
+    /// Share of the target's CPU time that they might take.
+    pub budget: f64,
+    /// As what part of a CPU the target counted at least, for that.
+    pub budget_least_cpus: f64,
+    /// What a hit costs on this machine, ns, as measured on g211s itself at the start.
+    pub hit_ns: u64,
+    /// Their hits.
+    pub hits: u64,
+    /// CPU time of the target in the window, ns; `None` where it was gone at the end.
+    pub target_cpu_ns: Option<u64>,
 }
 
 /// One BPF program's cost.

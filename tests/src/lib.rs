@@ -4,20 +4,24 @@
 //!
 //! Rooms: [`proc`] (children that cannot outlive us), [`go`] (toolchains and builds),
 //! [`service`] (workloads, load, hogs), [`agent`] (runs of `g211s`), [`report`] (its JSON),
-//! [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
-//! [`paired`] (what something costs a program), [`lab`] (the fault laboratory), [`leaks`] (programs that
-//! leak).
+//! [`browser`] (a headless Chromium), [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
+//! [`paired`] (what something costs a program), [`python`] (checks of exports by others' libraries)
+//! [`lab`] (the fault laboratory), [`leaks`] (programs that
+//! leak), [`fleet`] and [`scrape`] (many services, and an agent that watches them).
 //!
 //! This library must not know: what a scenario asserts. `cargo xtask demo` and `cargo xtask lab`
 //! use it as well.
 
 pub mod agent;
+pub mod browser;
+pub mod fleet;
 pub mod go;
 pub mod kernel;
 pub mod lab;
 pub mod leaks;
 pub mod paired;
 pub mod proc;
+pub mod python;
 pub mod report;
 pub mod scrape;
 pub mod service;

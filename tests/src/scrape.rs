@@ -1,14 +1,13 @@
 //! A running `g211s agent`, and what it serves, read by a parser of our own.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::agent::binary;
+use crate::fleet;
 use crate::proc::{Proc, Stream};
 
 /// How long it may take until it listens.
@@ -37,18 +36,7 @@ impl Agent {
 
     /// The body of a path, asked for with this `Accept` header.
     pub fn get(&self, path: &str, accept: &str) -> Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no head")?;
-        ensure!(
-            answer.starts_with(b"HTTP/1.1 200 "),
-            "{}",
-            String::from_utf8_lossy(&answer[..end])
-        );
-        Ok(answer.split_off(end + 4))
+        fleet::get(&self.address, path, accept)
     }
 
     /// Its metrics now.

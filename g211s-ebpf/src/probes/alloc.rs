@@ -14,7 +14,7 @@ use aya_ebpf::{
 use g211s_ebpf::event::{ALLOC_DEPTH, AllocEvent, AllocSum, EventKind, Header, SPAN_BYTES, Site};
 
 use super::{
-    runtime::{AX, BX, SP, count, reg},
+    runtime::{AX, BX, SP, count, reg, whose},
     target,
 };
 use crate::{
@@ -32,12 +32,6 @@ fn cached_span(index: u32, cache: u64, class: u64) -> u64 {
     let at = cache.wrapping_add(u64::from(t.mcache_alloc)).wrapping_add(class * 8);
     // SAFETY: a checked read of user memory, which faults no page in.
     unsafe { bpf_probe_read_user(at as *const u64) }.unwrap_or(0)
-}
-
-/// Whose hit this is. While g211s measures what one costs it is its own, and counts for nobody yet.
-#[inline(always)]
-fn whose(id: u64, calibrates: bool) -> Option<u32> {
-    if calibrates { Some(0) } else { target::of((id >> 32) as u32) }
 }
 
 /// A sample of allocations: streamed. At [`Site::Calibrate`] it does all the work and sends nothing.

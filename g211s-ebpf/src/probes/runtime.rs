@@ -128,13 +128,19 @@ pub(super) fn count(index: u32, site: u64) {
     }
 }
 
+/// Whose hit this is. While g211s measures what one costs it is its own, and counts for nobody yet.
+#[inline(always)]
+pub(super) fn whose(id: u64, calibrates: bool) -> Option<u32> {
+    if calibrates { Some(0) } else { target::of((id >> 32) as u32) }
+}
+
 /// The allocator's slow path: counted, never streamed.
 #[uprobe]
 pub(crate) fn go_count(ctx: ProbeContext) -> u32 {
     let id = bpf_get_current_pid_tgid();
-    let Some(index) = target::of((id >> 32) as u32) else { return 0 };
     // SAFETY: a helper without preconditions.
     let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let Some(index) = whose(id, site == Site::Calibrate as u64) else { return 0 };
     count(index, site);
     if site == Site::McacheAllocLarge as u64
         && let Some(c) = target::counters(index)

@@ -51,10 +51,18 @@ pub fn recording(input: &[u8]) {
     let mut pipeline = Pipeline::new("fuzz.g211s");
     let mut allocs = g211s::allocs::model::Model::default();
     let Some(records) = records(input) else { return };
-    for record in records {
+    let records: Vec<Record> = records.collect();
+    let mut page = g211s::html::First::new("fuzz.g211s");
+    for record in &records {
         allocs.push(record.clone());
-        pipeline.push(record);
+        page.push(record.clone());
+        pipeline.push(record.clone());
     }
+    let mut page = page.finish();
+    for record in records {
+        page.push(record);
+    }
+    assert!(page.finish().is_ok());
     let document = g211s::allocs::schema::document(&allocs);
     let _ = g211s::allocs::text::text(&document, 10);
     let report = pipeline.finish();

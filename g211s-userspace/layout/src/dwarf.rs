@@ -277,7 +277,15 @@ impl<'a> Dwarf<'a> {
     /// A field of a struct, `outer.inner` through nested structs.
     fn field(&self, strukt: &Structure, path: &str) -> Option<Field> {
         let (head, rest) = path.split_once('.').map_or((path, None), |(h, r)| (h, Some(r)));
-        let member = strukt.members.iter().find(|m| m.name == head.as_bytes())?;
+        let named = |name: &[u8]| strukt.members.iter().find(|m| m.name == name);
+        // Go 1.23 capitalised some fields (those of `runtime.cpuStats`, `src/runtime/mstats.go`); they are the same.
+        let member = named(head.as_bytes()).or_else(|| {
+            // `IdleTime` was `idleTime`, and `GCIdleTime` was `gcIdleTime`.
+            let mut before = head.as_bytes().to_vec();
+            let capitals = before.iter().take_while(|c| c.is_ascii_uppercase()).count();
+            before.get_mut(..capitals.saturating_sub(1).max(1))?.make_ascii_lowercase();
+            named(&before)
+        })?;
         let field = match rest {
             Some(rest) => {
                 let inner = self.field(&self.structure(member.kind)?, rest)?;

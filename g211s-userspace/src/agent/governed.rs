@@ -40,6 +40,11 @@ impl Governed {
         }
     }
 
+    /// From now on their hits may be so many a second.
+    pub(super) fn allow(&mut self, per_second: f64) {
+        self.governor.allow(per_second);
+    }
+
     /// Lets go of all, for good.
     pub(super) fn take(&mut self) -> Vec<ProbeHandle> {
         std::mem::take(&mut self.probes).into_iter().filter_map(|(_, handle)| handle).collect()
@@ -81,7 +86,7 @@ impl Governed {
                 self.governor.detached(now_ns(), counted);
                 let handles = self.probes.iter_mut().filter_map(|(_, h)| h.take());
                 // Not waited for: the loop must not stand still for as long as that takes.
-                drop(bpf::detach(handles.collect()));
+                bpf::detach(handles.collect());
                 Ok(false)
             }
             Action::Attach => {
@@ -99,7 +104,7 @@ impl Governed {
                     Some(e) => {
                         self.governor.detached(now_ns(), counted);
                         self.governor.give_up();
-                        drop(bpf::detach(self.take()));
+                        bpf::detach(self.take());
                         Err(e)
                     }
                 }

@@ -3,6 +3,7 @@
 
 mod console;
 mod governed;
+mod hot;
 pub(crate) mod naming;
 mod places;
 pub(crate) mod run;
@@ -51,6 +52,9 @@ pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 /// The same of the counters in a run without an end.
 pub(crate) const UNENDING_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What a hit of a probe is taken to cost where that could not be measured, ns.
+const ASSUMED_HIT_NS: u64 = 2_000;
+
 /// Monotonic time, ns: the clock of every event.
 pub fn now_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| t.num_nanoseconds() as u64)
@@ -85,6 +89,7 @@ pub async fn run(args: &WatchArgs, sinks: Sinks) -> Result<Sinks> {
         threshold_ns: args.threshold.as_nanos() as u64,
         full: args.full,
         ring_bytes: args.ring,
+        budget: args.budget,
         probes: args.probes.clone(),
         kernel_log: args.kernel_log,
         places: resolved.len() as u32,
@@ -162,7 +167,7 @@ pub async fn run(args: &WatchArgs, sinks: Sinks) -> Result<Sinks> {
                 if !paused() { more = run.drain() }
                 run.intervals();
                 run.govern(true);
-                if !run.targets_alive() { break "target_exited" }
+                if !run.targets_alive(true) { break "target_exited" }
                 if run.is_pointless() { break "error" }
             }
             _ = look.tick(), if run.is_looking() => run.govern(false),

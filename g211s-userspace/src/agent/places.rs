@@ -11,17 +11,20 @@ use nix::{
 };
 
 use super::{
-    INTERVAL, UNENDING_INTERVAL, host, now_ns,
+    ASSUMED_HIT_NS, INTERVAL, UNENDING_INTERVAL, host,
+    hot::HotBudget,
+    now_ns,
     run::{Run, Sink},
     waits::WaitsReader,
     watched::{self, Watched, attach_probes, seed_threads, thread_info},
 };
 use crate::{
-    bpf::{self, LoadOptions, Session},
+    bpf::{self, LoadOptions, ProbeKind, Session},
     cli::ExtraProbe,
     go::plan,
     governor::{EXACT_SYSCALLS, Governor},
     record::{Attached, Detached, Moment, PollSource, Record, RunStart, Settings, Unavailable},
+    report::format::duration,
     target::{ResolvedTarget, procfs::Procfs},
 };
 
@@ -42,6 +45,8 @@ pub(crate) struct RunOptions {
     pub(crate) full: bool,
     /// Size of the ring buffer, bytes.
     pub(crate) ring_bytes: u32,
+    /// Share of each target's CPU time that the probes in its hot code may take together.
+    pub(crate) budget: f64,
     /// Probes on request.
     pub(crate) probes: Vec<ExtraProbe>,
     /// Let the kernel side log.
@@ -60,6 +65,8 @@ pub(crate) struct RunOptions {
 /// How targets are watched in this run.
 pub(crate) struct Manner {
     options: plan::PlanOptions,
+    /// What probes in hot code may take.
+    budget: HotBudget,
     /// What no target of this run has.
     common: Vec<Unavailable>,
     /// Sample the CPUs in any case.
@@ -113,12 +120,23 @@ impl<S: Sink> Run<S> {
                 customs.len()
             );
         }
-        let exact = if wants(&ExtraProbe::Epoll) { u64::MAX } else { EXACT_SYSCALLS };
+        let exact = if wants(&ExtraProbe::Epoll) { u64::MAX } else { EXACT_SYSCALLS } as f64;
         let poll_governor = poll_source.map(|source| match source {
             // It costs those alone that poll.
-            PollSource::Fentry => Governor::new(u64::MAX),
+            PollSource::Fentry => Governor::new(u64::MAX as f64),
             PollSource::Syscalls => Governor::new(exact),
         });
+        let hit_ns = session.calibrate(ProbeKind::Count).map_or_else(
+            |e| {
+                common.push(Unavailable {
+                    feature: "calibrate".into(),
+                    why: e.to_string(),
+                    costs: format!("a probe's hit is taken to cost {}", duration(ASSUMED_HIT_NS)),
+                });
+                ASSUMED_HIT_NS
+            },
+            |cost| cost.hit_ns,
+        );
         let settings = Settings {
             threshold_ns: options.threshold_ns,
             full: options.full,
@@ -135,6 +153,7 @@ impl<S: Sink> Run<S> {
                 nextfree: wants(&ExtraProbe::NextFree),
                 custom: customs.into_iter().next(),
             },
+            budget: HotBudget { share: options.budget, hit_ns },
             common,
             sample: wants(&ExtraProbe::Sample),
             settings,
@@ -190,9 +209,9 @@ impl<S: Sink> Run<S> {
 
     /// Attaches a target's probes. What they tell does not pass before [`Self::admit`].
     pub(super) fn prepare(&mut self, index: u8, target: ResolvedTarget) -> Watched {
-        let Manner { options, common, unending, .. } = &self.manner;
+        let Manner { options, budget, common, unending, .. } = &self.manner;
         let without: &[Site] = if *unending { watched::ALLOCS } else { &[] };
-        attach_probes(&mut self.session, index, target, options, common, without)
+        attach_probes(&mut self.session, index, target, options, *budget, common, without)
     }
 
     /// Decides how the code is found that keeps these targets' worlds from stopping.
@@ -290,9 +309,14 @@ impl<S: Sink> Run<S> {
             self.born.retain(|(target, _)| *target != index);
             if let Some(w) = self.watched.remove(&index) {
                 // Not waited for: the loop must not stand still for as long as that takes.
-                drop(bpf::detach(w.into_probes().collect()));
+                bpf::detach(w.into_probes().collect());
             }
         }
+    }
+
+    /// What a hit of a probe costs on this machine, ns.
+    pub(crate) fn hit_ns(&self) -> u64 {
+        self.manner.budget.hit_ns
     }
 
     /// Who is watched now, by index.
@@ -326,8 +350,9 @@ impl<S: Sink> Run<S> {
         std::mem::take(&mut self.execed)
     }
 
-    /// Reads the runtimes' counters of all targets.
+    /// Reads the runtimes' counters of all targets, and looks for their quotas.
     pub(crate) fn sample(&mut self) {
+        self.watched.values_mut().filter(|w| w.alive).for_each(Watched::renew_quotas);
         self.samples.extend(self.watched.values().filter_map(|w| w.sample(Moment::Running)));
     }
 

@@ -150,6 +150,9 @@ impl<S: Sink> Run<S> {
                     }
                     Event::Life(l) if l.what == Life::ThreadExited as u32 => {
                         exited.push((l.header.tid, 0));
+                        if let Some(w) = watched.get_mut(&target) {
+                            w.is_leaving |= w.request.tgid == l.header.tid;
+                        }
                     }
                     Event::Life(l) if l.what == Life::Exec as u32 => execs.push(l.header.target),
                     _ => {}
@@ -315,6 +318,9 @@ impl<S: Sink> Run<S> {
         let Self { session, watched, .. } = self;
         let mut refused = Vec::new();
         for w in watched.values_mut().filter(|w| w.alive) {
+            if all {
+                w.allow();
+            }
             let index = w.request.index;
             if let Err(e) = w.allocs.govern(session, index, all) {
                 refused.push((index, format!("allocations are not counted from here on: {e}")));
@@ -337,9 +343,11 @@ impl<S: Sink> Run<S> {
         self.sink.push(Record::Notice(Box::new(notice)));
     }
 
-    /// Whether any target is still there; says so of those that went.
-    pub(crate) fn targets_alive(&mut self) -> bool {
-        let dead = |w: &Watched| w.alive && !w.resolved.is_alive(&self.procfs);
+    /// Whether any target is still there; says so of those that went. `all`: also looks at those whose first thread
+    /// goes on as far as events tell, which costs a read each.
+    pub(crate) fn targets_alive(&mut self, all: bool) -> bool {
+        let dead =
+            |w: &Watched| w.alive && (all || w.is_leaving) && !w.resolved.is_alive(&self.procfs);
         let dead = self.watched.iter().filter(|(_, w)| dead(w)).map(|(&index, _)| index);
         for index in dead.collect::<Vec<_>>() {
             self.gone(index, "it exited");
@@ -359,7 +367,6 @@ impl<S: Sink> Run<S> {
     }
 
     pub(crate) fn every_second(&mut self) {
-        self.watched.values_mut().filter(|w| w.alive).for_each(Watched::renew_quotas);
         // `/proc/stat` is dear on a machine with many CPUs; on bare metal it has nothing to say.
         if self.steal_at_start.values().any(|ns| *ns > 0) {
             self.steal();
@@ -432,7 +439,7 @@ impl<S: Sink> Run<S> {
         for totals in totals {
             self.sink.push(Record::ThreadTotals(Box::new(totals)));
         }
-        let mut probe_hits = Vec::new();
+        let (mut probe_hits, mut hot_probes) = (Vec::new(), Vec::new());
         for index in self.watched.keys().copied().collect::<Vec<_>>() {
             if self.watched[&index].alive {
                 self.interval(index);
@@ -442,7 +449,9 @@ impl<S: Sink> Run<S> {
                 Ok(h) => self.sink.push(Record::Hists(Box::new(h))),
                 Err(e) => self.notice(Some(index), &e.to_string()),
             }
-            let counted = self.session.counters(index, end_ns).map(|i| i.hits).unwrap_or_default();
+            let counters = self.session.counters(index, end_ns).unwrap_or_default();
+            hot_probes.push(self.watched[&index].hot_probes(&counters));
+            let counted = counters.hits;
             let mut sites: Vec<u32> =
                 self.watched[&index].record.probes.iter().map(|p| p.site_id).collect();
             sites.sort_unstable();
@@ -462,12 +471,9 @@ impl<S: Sink> Run<S> {
         let Self { session, mut sink, watched, .. } = self;
         let detach = Instant::now();
         let handles = watched.into_values().flat_map(Watched::into_probes);
-        let under_way = bpf::detach(handles.collect());
+        bpf::detach(handles.collect());
         drop(session);
-        for thread in under_way {
-            // A panic in a drop has been printed; the kernel detaches at our exit at the latest.
-            let _ = thread.join();
-        }
+        bpf::wait_detached();
         let detach_ns = detach.elapsed().as_nanos() as u64;
         let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
         let cpu = |u: &nix::sys::resource::Usage| {
@@ -489,6 +495,7 @@ impl<S: Sink> Run<S> {
                 agent_max_rss_bytes: usage.as_ref().map_or(0, |u| u.max_rss() as u64 * 1024),
                 bpf_programs,
                 probe_hits,
+                hot_probes,
                 sampler_ticks,
                 ring_bytes: self.ring_bytes,
                 attach_ns: attach_ns + detach_ns,

@@ -7,13 +7,19 @@ use g211s_ebpf::{
     event::{Site, ThreadState},
 };
 
-use super::{governed::Governed, naming::Naming, now_ns, waits::WaitsReader};
+use super::{
+    governed::Governed,
+    hot::{Hot, HotBudget, LEAST_CPU},
+    naming::Naming,
+    now_ns,
+    waits::WaitsReader,
+};
 use crate::{
     bpf::{ProbeHandle, ProbeRequest, SAMPLER_HZ, Session, TargetRequest},
     go::{Binary, plan},
-    governor::{EXACT_ALLOCATIONS, EXACT_ASSISTS, Governor},
+    governor::Governor,
     model::reason::StwReason,
-    record::{Moment, Record, StackSource, Target, ThreadInfo, Unavailable},
+    record::{HotProbes, Interval, Moment, Record, StackSource, Target, ThreadInfo, Unavailable},
     runtime::{
         bias::load_bias,
         preemption::async_preemption,
@@ -28,6 +34,8 @@ pub(crate) struct Watched {
     pub(super) resolved: ResolvedTarget,
     pub(super) request: TargetRequest,
     pub(super) alive: bool,
+    /// Its first thread has exited.
+    pub(super) is_leaving: bool,
     /// Since when it is watched, ns.
     pub(super) since_ns: u64,
     /// Since when not any more, ns.
@@ -38,6 +46,8 @@ pub(crate) struct Watched {
     pub(super) allocs: Governed,
     /// Probes in mark assists.
     pub(super) assists: Governed,
+    /// What both may take.
+    pub(super) hot: Hot,
     /// All its other probes.
     pub(super) probes: Vec<ProbeHandle>,
     pub(super) quotas: Quotas,
@@ -68,6 +78,25 @@ impl Watched {
         probes.into_iter().chain(allocs.take()).chain(assists.take())
     }
 
+    /// Lets its hot probes take what its CPU time allows, half of it each.
+    pub(super) fn allow(&mut self) {
+        let each = self.hot.allowed() / 2.0;
+        self.allocs.allow(each);
+        self.assists.allow(each);
+    }
+
+    /// What its hot probes took.
+    pub(super) fn hot_probes(&self, counters: &Interval) -> HotProbes {
+        HotProbes {
+            target: self.request.index,
+            budget: self.hot.budget.share,
+            budget_least_cpus: LEAST_CPU,
+            hit_ns: self.hot.budget.hit_ns,
+            hits: self.allocs.hits(counters) + self.assists.hits(counters),
+            target_cpu_ns: self.hot.target_cpu_ns(),
+        }
+    }
+
     /// Looks for quotas that were set, changed or taken back.
     pub(super) fn renew_quotas(&mut self) {
         let found = find_quotas(&self.resolved);
@@ -95,6 +124,7 @@ pub(super) fn attach_probes(
     index: u8,
     resolved: ResolvedTarget,
     options: &plan::PlanOptions,
+    budget: HotBudget,
     common: &[Unavailable],
     without: &[Site],
 ) -> Watched {
@@ -119,8 +149,11 @@ pub(super) fn attach_probes(
     let plan = plan::plan_or_why(&resolved.binary, options);
     record.unavailable.extend(plan.unavailable);
     let mut attached = Vec::new();
-    let mut allocs = Governed::new(ALLOCS, Governor::new(EXACT_ALLOCATIONS));
-    let mut assists = Governed::new(ASSISTS, Governor::saving(EXACT_ASSISTS));
+    let mut hot = Hot::new(budget, record.pid);
+    let each = hot.allowed() / 2.0;
+    let mut allocs = Governed::new(ALLOCS, Governor::new(each));
+    // Assists come in bursts, some of 50 ms and more, so the mean over a rest and a look counts.
+    let mut assists = Governed::new(ASSISTS, Governor::saving(each));
     let mut probes = Vec::new();
     // Without an edge that ends a stop, its beginning would open a window for ever.
     let has_end = plan.probes.iter().any(|p| matches!(p.site, Site::StwStart | Site::StwEnd));
@@ -193,11 +226,13 @@ pub(super) fn attach_probes(
         resolved,
         request,
         alive: true,
+        is_leaving: false,
         since_ns: u64::MAX,
         gone_ns: 0,
         naming,
         allocs,
         assists,
+        hot,
         probes,
         quotas,
         quotas_changed: false,

@@ -63,9 +63,9 @@ impl Attached {
     ) -> Result<(), bpf::BpfError> {
         let now = now_ns();
         // Not waited for: the kernel takes its time, and the account must not stand still meanwhile.
-        drop(bpf::detach(std::mem::take(&mut self.handles)));
+        bpf::detach(std::mem::take(&mut self.handles));
         if to == Plan::Resting {
-            drop(bpf::detach(std::mem::take(&mut self.large_handles)));
+            bpf::detach(std::mem::take(&mut self.large_handles));
             self.observed_ns = self.observed_ns(now);
             self.since = None;
             return Ok(());

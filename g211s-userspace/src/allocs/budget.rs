@@ -1,19 +1,28 @@
 //! Keeps probes in hot code within a share of the target's CPU time: an account that fills at the budget's rate
-//! and is charged with every hit. Decides from counts and times alone; must not know how a probe is attached, nor
-//! what it is for.
+//! and is charged with every hit, with the coming and going of probes, and with what g211s itself does about hits (on a
+//! busy machine that is the target's CPU time as well). Decides from counts and times alone; must not know how a
+//! probe is attached, nor what it is for.
+
+use std::time::Duration;
+
+use crate::account::{Account, Cpus};
 
 /// Most that the account holds, as time at the budget's full rate: what may be spent at once after a rest.
 const SAVED_NS: u64 = 3_000_000_000;
+/// Coming and going takes at most this part of what is saved up for a look: where it is dear, looks are longer and rarer.
+const CHANGES: f64 = 0.1;
+/// … up to this, as `SAVED_NS`.
+const MOST_SAVED_NS: u64 = 8_000_000_000;
 /// Shortest rest. Coming and going costs the whole machine some (see `governor::LOOK_EVERY`), and a look after less
 /// tells little that the last one did not.
 const REST_NS: u64 = 1_500_000_000;
 /// A plan is made denser only after it would have fitted for so long.
 const CALM_NS: u64 = 4_000_000_000;
+/// A process that is nearly idle counts as one that takes so much of a CPU.
+pub const LEAST_CPU: f64 = 0.05;
 /// Part of the budget that a denser plan may be expected to take. Not all of it: expectations are from the runtime's
 /// counts, and a plan that does not fit costs two changes.
 const DENSER_UP_TO: f64 = 0.6;
-/// A process that is nearly idle counts as one that takes so much of a CPU: its budget would be nothing.
-pub const LEAST_CPU: f64 = 0.05;
 
 /// What is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,42 +57,52 @@ pub struct Expected {
     pub exact: f64,
 }
 
-/// The account.
+/// What things cost, ns of CPU time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Costs {
+    /// A hit.
+    pub hit_ns: f64,
+    /// To go from one plan to another.
+    pub change_ns: f64,
+}
+
+/// What was done since the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Hits.
+    pub hits: u64,
+    /// CPU time of g211s for what was hit, ns.
+    pub own_ns: u64,
+}
+
+/// The budget.
 #[derive(Clone, Debug)]
 pub struct Budget {
     share: f64,
-    cost_ns: f64,
+    costs: Costs,
     /// Whether the densest plan can be had at all.
     next_free: bool,
     plan: Plan,
     /// What may be spent, ns of the target's time; below 0 after a rise.
-    saved_ns: f64,
-    last: Option<Seen>,
-    /// The target's use of CPUs, smoothed.
-    cpus: f64,
+    account: Account,
+    cpus: Cpus,
+    done: Done,
     rested_since: u64,
     fits_since: Option<u64>,
     spent_ns: f64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    at_ns: u64,
-    cpu_ns: u64,
-    hits: u64,
-}
-
 impl Budget {
-    /// `share` of the target's CPU time, at `cost_ns` a hit. `next_free`: whether the densest plan may be had.
-    pub fn new(share: f64, cost_ns: u64, next_free: bool) -> Self {
+    /// `share` of the target's CPU time. `next_free`: whether the densest plan may be had.
+    pub fn new(share: f64, costs: Costs, next_free: bool) -> Self {
         Self {
             share,
-            cost_ns: cost_ns.max(1) as f64,
+            costs: Costs { hit_ns: costs.hit_ns.max(1.0), ..costs },
             next_free,
             plan: Plan::Resting,
-            saved_ns: 0.0,
-            last: None,
-            cpus: 0.0,
+            account: Account::new(0.0, 0),
+            cpus: Cpus::default(),
+            done: Done::default(),
             rested_since: 0,
             fits_since: None,
             spent_ns: 0.0,
@@ -92,10 +111,10 @@ impl Budget {
 
     /// Begins: `cpus` is what the target used of the CPUs a moment ago. Returns the plan to begin with.
     pub fn begin(&mut self, now_ns: u64, cpu_ns: u64, cpus: f64, expected: Expected) -> Plan {
-        self.cpus = cpus;
+        self.cpus = Cpus::new(cpus, now_ns, cpu_ns);
         // Little, so that a plan that does not fit is not kept for long, and a short run stays within the budget too.
-        self.saved_ns = self.full() / 8.0;
-        self.last = Some(Seen { at_ns: now_ns, cpu_ns, hits: 0 });
+        self.account = Account::new(self.per_second_ns(), SAVED_NS / 8);
+        self.save();
         self.plan = if self.fits(expected.next_free) && self.next_free {
             Plan::NextFree
         } else {
@@ -105,16 +124,35 @@ impl Budget {
     }
 
     /// What the target's CPU time allows, ns a second.
-    pub fn per_second_ns(&self) -> f64 {
-        self.share * self.cpus.max(LEAST_CPU) * 1e9
+    fn per_second_ns(&self) -> f64 {
+        self.cpus.share_ns(self.share, LEAST_CPU)
     }
 
-    fn full(&self) -> f64 {
-        self.per_second_ns() * SAVED_NS as f64 / 1e9
+    /// Sets what comes in and what is saved by the target's use of CPUs.
+    fn save(&mut self) {
+        let a_second = self.per_second_ns();
+        self.account.allow(a_second);
+        // There and back.
+        let at_least = 2.0 * self.costs.change_ns / CHANGES / a_second * 1e9;
+        self.account.save_up_to((at_least as u64).clamp(SAVED_NS, MOST_SAVED_NS));
+    }
+
+    /// What a hit comes to with what g211s does about it, ns.
+    fn hit_ns(&self) -> f64 {
+        // Of a few hits nothing is to be learned.
+        const LEARNED: u64 = 1_000;
+        self.costs.hit_ns + self.done.own_ns as f64 / self.done.hits.max(LEARNED) as f64
     }
 
     fn fits(&self, hits_per_s: f64) -> bool {
-        hits_per_s * self.cost_ns <= self.per_second_ns() * DENSER_UP_TO
+        hits_per_s * self.hit_ns() <= self.per_second_ns() * DENSER_UP_TO
+    }
+
+    /// How often something that takes so much CPU time, ns, may be done, if it is to take a fifth of what comes in.
+    pub fn paced(&self, cost_ns: u64) -> Duration {
+        const PART: f64 = 0.2;
+        Duration::try_from_secs_f64(cost_ns as f64 / (self.per_second_ns() * PART))
+            .unwrap_or(Duration::MAX)
     }
 
     /// What is attached.
@@ -122,15 +160,15 @@ impl Budget {
         self.plan
     }
 
-    /// What all hits have cost, ns.
+    /// What all was charged, ns.
     pub fn spent_ns(&self) -> u64 {
         self.spent_ns as u64
     }
 
-    /// Which plan to have from now on. To be asked every 100 ms or so, more often while little is saved; `hits` and
+    /// Which plan to have from now on. To be asked every 100 ms or so, more often while little is saved; `done` and
     /// `cpu_ns` are those since the beginning.
-    pub fn decide(&mut self, now_ns: u64, cpu_ns: u64, hits: u64, expected: Expected) -> Plan {
-        self.settle(now_ns, cpu_ns, hits);
+    pub fn decide(&mut self, now_ns: u64, cpu_ns: u64, done: Done, expected: Expected) -> Plan {
+        self.settle(now_ns, cpu_ns, done);
         let next = self.next(now_ns, expected);
         if next != self.plan {
             self.fits_since = None;
@@ -138,41 +176,41 @@ impl Budget {
                 self.rested_since = now_ns;
             }
             self.plan = next;
+            self.charge(0, self.costs.change_ns);
         }
         next
     }
 
-    /// Charges what was hit since the last time.
-    fn settle(&mut self, now_ns: u64, cpu_ns: u64, hits: u64) {
-        let Some(last) = self.last.replace(Seen { at_ns: now_ns, cpu_ns, hits }) else { return };
-        let passed = now_ns.saturating_sub(last.at_ns) as f64;
-        if passed > 0.0 {
-            let cpus = cpu_ns.saturating_sub(last.cpu_ns) as f64 / passed;
-            // Over a second or so: the kernel counts a thread's time in ticks.
-            let part = (passed / 1e9).min(1.0);
-            self.cpus += (cpus - self.cpus) * part;
-        }
-        let cost = hits.saturating_sub(last.hits) as f64 * self.cost_ns;
+    fn charge(&mut self, passed_ns: u64, cost: f64) {
         self.spent_ns += cost;
-        self.saved_ns =
-            (self.saved_ns + self.per_second_ns() * passed / 1e9 - cost).min(self.full());
+        self.account.pass(passed_ns, cost);
+    }
+
+    /// Charges what was done since the last time.
+    fn settle(&mut self, now_ns: u64, cpu_ns: u64, done: Done) {
+        let passed = self.cpus.see(now_ns, cpu_ns);
+        self.save();
+        let hits = done.hits.saturating_sub(self.done.hits) as f64;
+        let own_ns = done.own_ns.saturating_sub(self.done.own_ns) as f64;
+        self.done = done;
+        self.charge(passed, hits * self.costs.hit_ns + own_ns);
     }
 
     fn next(&mut self, now_ns: u64, expected: Expected) -> Plan {
         match self.plan {
             Plan::Resting => {
                 let rested = now_ns.saturating_sub(self.rested_since) >= REST_NS;
-                if rested && self.saved_ns >= self.full() * 0.9 {
+                if rested && self.account.saved() >= self.account.full() * 0.9 {
                     Plan::Refill
                 } else {
                     Plan::Resting
                 }
             }
-            Plan::NextFree if self.saved_ns <= 0.0 => Plan::Refill,
-            Plan::Refill if self.saved_ns <= 0.0 => Plan::Resting,
+            Plan::NextFree if self.account.saved() <= 0.0 => Plan::Refill,
+            Plan::Refill if self.account.saved() <= 0.0 => Plan::Resting,
             Plan::Refill
                 if self.next_free
-                    && self.saved_ns > 0.5 * self.full()
+                    && self.account.saved() > 0.5 * self.account.full()
                     && self.fits(expected.next_free) =>
             {
                 let since = *self.fits_since.get_or_insert(now_ns);
@@ -187,8 +225,8 @@ impl Budget {
 
     /// For how long what is saved lasts at `hits_per_s`, ns.
     pub fn lasts_ns(&self, hits_per_s: f64) -> u64 {
-        let rate = hits_per_s * self.cost_ns - self.per_second_ns();
-        if rate <= 0.0 { u64::MAX } else { (self.saved_ns.max(0.0) / rate * 1e9) as u64 }
+        let rate = hits_per_s * self.hit_ns() - self.per_second_ns();
+        if rate <= 0.0 { u64::MAX } else { (self.account.saved().max(0.0) / rate * 1e9) as u64 }
     }
 }
 
@@ -197,6 +235,9 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
+    /// What g211s does about a hit, ns.
+    const OWN: u64 = 500;
+    const COSTS: Costs = Costs { hit_ns: 1_500.0, change_ns: 200_000.0 };
 
     /// A target that uses one CPU: the hits a second of each plan.
     struct Target {
@@ -217,13 +258,14 @@ mod tests {
             *from += 50 * MS;
             *hits += (rate / 20.0) as u64;
             let expected = Expected { refill: t.refill, next_free: t.next_free, exact: 0.0 };
-            b.decide(*from, *from, *hits, expected);
+            let done = Done { hits: *hits, own_ns: *hits * OWN };
+            b.decide(*from, *from, done, expected);
         }
         (b.spent_ns - before, attached)
     }
 
     fn begun(t: &Target) -> Budget {
-        let mut b = Budget::new(0.01, 2_000, true);
+        let mut b = Budget::new(0.01, COSTS, true);
         b.begin(0, 0, 1.0, Expected { refill: t.refill, next_free: t.next_free, exact: 0.0 });
         b
     }
@@ -276,17 +318,27 @@ mod tests {
     }
 
     #[test]
+    fn work_that_is_dear_is_done_more_rarely() {
+        // A nearly idle process: 1 % of 5 % of a CPU.
+        let b = Budget::new(0.01, COSTS, true);
+        assert_eq!(b.paced(100_000), Duration::from_secs(1));
+        assert_eq!(b.paced(0), Duration::ZERO);
+        assert_eq!(Budget::new(0.0, COSTS, true).paced(1), Duration::MAX);
+    }
+
+    #[test]
     fn an_idle_target_is_not_starved() {
         let t = Target { refill: 20.0, next_free: 80.0 };
-        let mut b = Budget::new(0.01, 2_000, true);
+        let mut b = Budget::new(0.01, COSTS, true);
         assert_eq!(
             b.begin(0, 0, 0.0, Expected { refill: 20.0, next_free: 80.0, exact: 0.0 }),
             Plan::NextFree
         );
         for at in 1..100 {
             let hits = (t.next_free * at as f64 / 10.0) as u64;
+            let done = Done { hits, own_ns: hits * OWN };
             let expected = Expected { refill: t.refill, next_free: t.next_free, exact: 0.0 };
-            assert_eq!(b.decide(at * 100 * MS, 0, hits, expected), Plan::NextFree);
+            assert_eq!(b.decide(at * 100 * MS, 0, done, expected), Plan::NextFree);
         }
     }
 }

@@ -14,25 +14,27 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::attached::Attached;
-use super::budget::{Budget, Expected, Plan};
+use super::budget::{Budget, Costs, Done, Expected, Plan};
 use super::decode::{Decoded, Decoder, SpanFields};
 use super::forecast::forecast;
+use super::marks::Marks;
 use super::observer::Observer;
 use super::rows::Rows;
 use super::totals::{self, CLASS_SIZES};
 use crate::agent::{host, naming::Naming, now_ns, stand_back};
-use crate::bpf::{self, LoadOptions, Loss, Session, TargetRequest};
+use crate::bpf::{self, LoadOptions, Loss, ProbeCost, ProbeKind, Session, TargetRequest};
 use crate::cli::{AllocPlanArg, AllocsArgs};
 use crate::go::Binary;
 use crate::go::globals::Global;
 use crate::go::plan::{self, PlannedProbe};
 use crate::record::{
     AllocRun, AllocSample, AllocSamples, AllocState, AllocSums, AllocTotals, Cost, LatenessSource,
-    Notice, ProbeHits, Record, RunEnd, RunStart, Settings, Unavailable,
+    Moment, Notice, ProbeHits, Record, RunEnd, RunStart, RuntimeSample, Settings, Unavailable,
 };
 use crate::report::format::{clean, duration};
 use crate::runtime::memory::ProcessMemory;
 use crate::runtime::sampling::open_runtime;
+use crate::runtime::snapshot::Sampler;
 use crate::runtime::{Feature, Runtime};
 use crate::target::{ResolvedTarget, procfs::Procfs, resolve};
 
@@ -45,18 +47,25 @@ const RING_BYTES: u32 = 16 << 20;
 /// Between two looks at the account; more often while what is saved may be spent within a few.
 const STEP: Duration = Duration::from_millis(100);
 const SHORT_STEP: Duration = Duration::from_millis(20);
+/// The same while nothing is attached and all that was hit is settled: waking up takes a CPU from somebody, too.
+const REST_STEP: Duration = Duration::from_millis(250);
 /// The runtime's own counts are read this often.
 const SECOND: Duration = Duration::from_secs(1);
 /// For how long the allocation rate is looked at before anything is attached.
 const FORECAST: Duration = Duration::from_millis(200);
 /// Samples of one record.
 const BATCH: usize = 4096;
-/// What a hit is taken to cost where that could not be measured, ns.
-const ASSUMED_COST: u64 = 4_000;
+/// What a probe is taken to cost where that could not be measured.
+const ASSUMED_COST: ProbeCost = ProbeCost { hit_ns: 4_000, change_ns: 200_000 };
 
-/// CPU time of a process, ns.
+/// CPU time by a clock of a process or thread, ns.
 fn cpu_ns(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |t| t.num_nanoseconds() as u64)
+}
+
+/// CPU time of this thread, ns.
+fn thread_cpu_ns() -> u64 {
+    cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Follows the allocations of a process and hands all records to `sink`. `observer` sees each object as soon as its event
@@ -103,14 +112,19 @@ pub async fn run(
     let procs =
         runtime.address(Global::Gomaxprocs).and_then(|at| runtime.u32_at(at)).unwrap_or(1) as usize;
     let mut unavailable = plan.unavailable.clone();
-    let cost_ns = session.calibrate(args.exact).unwrap_or_else(|e| {
+    let kind = if args.exact { ProbeKind::Exact } else { ProbeKind::Sample };
+    let cost = session.calibrate(kind).unwrap_or_else(|e| {
         unavailable.push(Unavailable {
             feature: "calibrate".into(),
             why: e.to_string(),
-            costs: format!("a hit is taken to cost {}", duration(ASSUMED_COST)),
+            costs: format!("a hit is taken to cost {}", duration(ASSUMED_COST.hit_ns)),
         });
         ASSUMED_COST
     });
+    let costs = Costs {
+        hit_ns: cost.hit_ns as f64,
+        change_ns: (cost.change_ns * (plan.refill.len() + plan.large.len()) as u64) as f64,
+    };
     let budget = if args.exact { 1.0 } else { args.budget };
     let mut run = Run {
         sink,
@@ -119,7 +133,7 @@ pub async fn run(
         decoder: Decoder::new(0, fields),
         budget: Budget::new(
             budget,
-            cost_ns,
+            costs,
             !plan.next_free.is_empty() && args.plan == AllocPlanArg::NextFree,
         ),
         attached: Attached::new(&plan, &target),
@@ -138,10 +152,14 @@ pub async fn run(
         session,
         exe: exe(&procfs, pid),
         procfs,
+        marks: Marks::of(&runtime),
+        sampler: Sampler::new(&runtime, target.binary.cgo),
         target,
         runtime,
         cpu_clock,
-        cost_ns,
+        cost_ns: cost.hit_ns,
+        own_ns: 0,
+        naming_ns: 0,
         lost: None,
         gave_up: false,
         tty: io::stderr().is_terminal(),
@@ -196,8 +214,15 @@ struct Run<'a, 's> {
     /// Its executable: another one has none of these probes.
     exe: Option<(u64, u64)>,
     runtime: Runtime<ProcessMemory>,
+    /// The runtime's own counters, and when the collector marked.
+    sampler: Sampler,
+    marks: Marks,
     cpu_clock: ClockId,
     cost_ns: u64,
+    /// CPU time of ours for what was hit, ns, without `naming_ns`.
+    own_ns: u64,
+    /// CPU time for names of functions, ns: once for each, however long the run is.
+    naming_ns: u64,
     lost: Option<String>,
     /// The probes could not be attached again.
     gave_up: bool,
@@ -265,6 +290,7 @@ impl Run<'_, '_> {
                 "the runtime's own counts cannot be read ({why}): totals are extrapolated from samples"
             ))?;
         }
+        self.counters(Moment::Start)?;
         let cpu = cpu_ns(self.cpu_clock);
         if self.exact {
             // Counted from here on, all together.
@@ -302,7 +328,8 @@ impl Run<'_, '_> {
         let mut terminate = signal(SignalKind::terminate())?;
         let deadline = tokio::time::Instant::now() + span;
         let mut second = tokio::time::interval_at(tokio::time::Instant::now() + SECOND, SECOND);
-        let mut last_hits = (now_ns(), 0);
+        let (mut last_hits, mut checked) = ((now_ns(), 0), Instant::now());
+        let (mut settled, mut settle_every) = (Instant::now(), STEP);
         loop {
             let rate = {
                 let (now, hits) = (now_ns(), self.hits());
@@ -313,7 +340,13 @@ impl Run<'_, '_> {
                 rate
             };
             let near = self.budget.lasts_ns(rate) < 4 * STEP.as_nanos() as u64;
-            let step = if near && self.budget.plan() != Plan::Resting { SHORT_STEP } else { STEP };
+            let step = match self.budget.plan() {
+                _ if self.exact => STEP,
+                Plan::Resting if self.rows.is_empty() => REST_STEP,
+                Plan::Resting => STEP,
+                _ if near => SHORT_STEP,
+                _ => STEP,
+            };
             tokio::select! {
                 biased;
                 _ = interrupt.recv() => return Ok("interrupt"),
@@ -322,20 +355,35 @@ impl Run<'_, '_> {
                 _ = second.tick() => {
                     self.count();
                     self.state("", "")?;
+                    self.counters(Moment::Running)?;
                     self.status();
                 }
                 () = self.session.pressed() => {}
                 () = tokio::time::sleep(self.observer.within().map_or(step, |d| d.min(step))) => {}
             }
-            self.drain()?;
+            let received = self.received;
+            let took = self.timed(Self::drain)?;
+            // What it takes to find nothing is nobody's hit.
+            self.own_ns += if self.received == received { 0 } else { took };
             self.look(false)?;
-            self.settle(false)?;
+            // An observer looks much more often than spans fill, and all that are under way are read each time.
+            if settled.elapsed() >= settle_every {
+                let took = self.timed(|run| run.settle(false))?;
+                self.own_ns += took;
+                settled = Instant::now();
+                settle_every = self.budget.paced(took).clamp(STEP, SECOND);
+            }
+            self.marks.look(self.runtime.memory(), self.started_ns);
             if !self.exact {
                 self.govern()?;
             }
             if self.gave_up {
                 return Ok("error");
             }
+            if checked.elapsed() < STEP {
+                continue;
+            }
+            checked = Instant::now();
             if !self.target.is_alive(&self.procfs) {
                 return Ok("target_exited");
             }
@@ -344,6 +392,14 @@ impl Run<'_, '_> {
                 return Ok("target_exited");
             }
         }
+    }
+
+    /// Does something about hits; the CPU time that it takes, ns, without that for names.
+    fn timed(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<u64> {
+        let (began, naming) = (thread_cpu_ns(), self.naming_ns);
+        work(self)?;
+        let took = thread_cpu_ns().saturating_sub(began);
+        Ok(took.saturating_sub(self.naming_ns - naming))
     }
 
     /// Hits so far, of all sites.
@@ -387,7 +443,8 @@ impl Run<'_, '_> {
             self.refill_hits = None;
         }
         let was = self.budget.plan();
-        let plan = self.budget.decide(now, cpu, hits, self.forecast);
+        let done = Done { hits, own_ns: self.own_ns };
+        let plan = self.budget.decide(now, cpu, done, self.forecast);
         if plan == was {
             return Ok(());
         }
@@ -431,13 +488,23 @@ impl Run<'_, '_> {
             why: why.to_owned(),
             totals: totals::read(&self.runtime).ok(),
             cycles,
+            sweepgen: self.sweepgen(),
             marked,
             cpu_ns: cpu_ns(self.cpu_clock),
             hits: self.hits(),
             observed_ns: self.attached.observed_ns(now),
             looks: self.attached.looks,
+            spent_ns: (!self.exact).then(|| self.budget.spent_ns()),
+            marks: self.marks.take(),
         };
         (self.sink)(Record::AllocState(Box::new(state)))
+    }
+
+    /// Records the runtime's own counters.
+    fn counters(&mut self, moment: Moment) -> Result<()> {
+        // Goroutines are no business of ours.
+        let sample = self.sampler.sample(&self.runtime, &now_ns, 0);
+        (self.sink)(Record::Runtime(Box::new(RuntimeSample { target: 0, moment, ..sample })))
     }
 
     /// Takes what the ring holds.
@@ -453,6 +520,7 @@ impl Run<'_, '_> {
                 pending,
                 rows,
                 received,
+                naming_ns,
                 lost,
                 sink,
                 observer,
@@ -463,6 +531,7 @@ impl Run<'_, '_> {
                 *received += 1;
                 let Some((decoded, stack)) = decoder.take(item, look) else { return };
                 if let Some(stack) = stack {
+                    let began = thread_cpu_ns();
                     for &address in &stack.addresses {
                         if let Some(symbol) = naming.name(procfs, address)
                             && let Err(e) = sink(Record::Symbol(Box::new(symbol)))
@@ -473,6 +542,7 @@ impl Run<'_, '_> {
                     if let Err(e) = sink(Record::AllocStack(Box::new(stack))) {
                         *lost = Some(e.to_string());
                     }
+                    *naming_ns += thread_cpu_ns().saturating_sub(began);
                 }
                 match decoded {
                     Decoded::Sample(sample) => {
@@ -502,10 +572,13 @@ impl Run<'_, '_> {
         if self.rows.is_empty() {
             return Ok(());
         }
-        let sweepgen =
-            self.runtime.u64(Global::Mheap, "runtime.mheap", "sweepgen").ok().map(|g| g as u32);
+        let sweepgen = self.sweepgen();
         self.pending.extend(self.rows.settle(self.runtime.memory(), sweepgen, now_ns(), last));
         self.hand_on()
+    }
+
+    fn sweepgen(&self) -> Option<u32> {
+        self.runtime.u64(Global::Mheap, "runtime.mheap", "sweepgen").ok().map(|g| g as u32)
     }
 
     /// Lets the observer look at the process.
@@ -538,11 +611,12 @@ impl Run<'_, '_> {
         }
         let seconds = (now_ns() - self.started_ns) / 1_000_000_000;
         let plan = if self.exact { "exact" } else { self.budget.plan().name() };
+        let more = self.observer.status().map_or_else(String::new, |more| format!("{more} | "));
         let _ = write!(
             io::stderr(),
-            "\r{seconds:>4} s | {plan} | {} samples | {} of the target's CPU time spent\x1b[K",
+            "\r{seconds:>4} s | {more}{plan} | {} samples | {} of the target's CPU time spent\x1b[K",
             self.decoder.counts.samples,
-            duration(self.hits() * self.cost_ns)
+            duration(self.hits().saturating_mul(self.cost_ns))
         );
     }
 
@@ -556,6 +630,7 @@ impl Run<'_, '_> {
         let plan = if self.exact { "exact" } else { self.budget.plan().name() };
         // The runtime's counts first, then the samples up to here.
         self.state(plan, "")?;
+        self.counters(Moment::End)?;
         self.session.unwatch(self.target.tgid.unwrap_or_default());
         let end_ns = now_ns();
         std::thread::sleep(Duration::from_millis(2));
@@ -590,12 +665,9 @@ impl Run<'_, '_> {
         let Self { session, mut attached, sink, received, ring_bytes, .. } = self;
         let detach = Instant::now();
         attached.handles.append(&mut attached.large_handles);
-        let under_way = bpf::detach(attached.handles);
+        bpf::detach(attached.handles);
         drop(session);
-        for thread in under_way {
-            // A panic in a drop has been printed; the kernel detaches at our exit at the latest.
-            let _ = thread.join();
-        }
+        bpf::wait_detached();
         let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok();
         let cpu = usage.as_ref().map_or(0, |u| {
             (u.user_time().num_microseconds() + u.system_time().num_microseconds()) as u64 * 1000
@@ -614,6 +686,7 @@ impl Run<'_, '_> {
                 agent_max_rss_bytes: usage.as_ref().map_or(0, |u| u.max_rss() as u64 * 1024),
                 bpf_programs,
                 probe_hits,
+                hot_probes: Vec::new(),
                 sampler_ticks: 0,
                 ring_bytes,
                 attach_ns: attach_ns + detach.elapsed().as_nanos() as u64,

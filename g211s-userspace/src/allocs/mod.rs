@@ -4,9 +4,11 @@
 
 mod attached;
 pub mod budget;
+pub mod collections;
 pub mod command;
 pub mod decode;
 mod forecast;
+mod marks;
 pub mod model;
 pub mod observer;
 pub mod output;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::collections::Collections;
 use crate::analysis::allocations::Allocations;
 use crate::profile::is_of_runtime;
 use crate::record::{Notice, Record, RunEnd, RunStart, SymbolFrame};
@@ -21,6 +22,8 @@ pub struct Model {
     pub end: Option<RunEnd>,
     /// What allocated.
     pub allocations: Allocations,
+    /// What that has to do with collections.
+    pub collections: Collections,
     /// Addresses of each stack, innermost first.
     pub stacks: HashMap<u32, Vec<u64>>,
     symbols: HashMap<u64, Vec<SymbolFrame>>,
@@ -43,9 +46,16 @@ impl Model {
                 self.stacks.insert(s.id, s.addresses);
             }
             Record::AllocSamples(samples) => {
-                samples.samples.iter().for_each(|s| self.allocations.sample(s));
+                for s in &samples.samples {
+                    self.allocations.sample(s);
+                    self.collections.sample(s);
+                }
             }
-            Record::AllocState(state) => self.allocations.state(*state),
+            Record::AllocState(state) => {
+                self.collections.state(&state);
+                self.allocations.state(*state);
+            }
+            Record::Runtime(sample) => self.collections.runtime(&sample),
             Record::AllocSums(sums) => self.allocations.sums(*sums),
             _ => {}
         }

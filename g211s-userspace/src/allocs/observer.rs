@@ -38,6 +38,11 @@ pub trait Observer {
     fn within(&self) -> Option<Duration> {
         None
     }
+
+    /// What to tell who looks on, beside what the run tells by itself.
+    fn status(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Nobody else.

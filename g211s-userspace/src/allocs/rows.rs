@@ -9,11 +9,14 @@
 use std::collections::BTreeMap;
 
 use super::decode::{Row, SpanFields};
+use crate::go::offsets::Field;
 use crate::record::AllocSample;
 use crate::runtime::memory::Memory;
 
 /// Spans looked at together.
-const BATCH: usize = 512;
+const BATCH: usize = 4096;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 /// Spans that were taken less than this ago are left for the next time: at the hit the P has not marked them as its own
 /// yet (it does within nanoseconds, unless its thread loses its CPU just then).
 const TOO_NEW_NS: u64 = 5_000_000;
@@ -136,27 +139,42 @@ impl Rows {
 
     fn look<M: Memory>(&self, memory: &M, batch: &[Open]) -> Vec<Option<Now>> {
         let fields = self.fields.progress();
-        let mut bytes = vec![[0_u8; 8]; 3 * batch.len()];
-        let mut asked: Vec<(u64, &mut [u8])> = bytes
-            .iter_mut()
-            .enumerate()
-            .map(|(i, buf)| {
-                let field = fields[i % 3];
-                let at = batch[i / 3].row.span.wrapping_add(u64::from(field.off));
-                (at, &mut buf[..field.size as usize])
-            })
-            .collect();
+        let first = fields.iter().map(|f| f.off).min().unwrap_or(0);
+        let size = fields.iter().map(|f| f.off + f.size).max().unwrap_or(0) - first;
+        let address = |open: &Open| open.row.span.wrapping_add(u64::from(first));
+        // What lies in one page is read at once: each range costs the kernel a walk through the target's page tables, and
+        // the runtime has its spans side by side (Go `runtime/mheap.go`, `spanalloc`).
+        let mut order: Vec<usize> = (0..batch.len()).collect();
+        order.sort_unstable_by_key(|&i| address(&batch[i]));
+        let mut ranges: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut places = vec![(0, 0); batch.len()];
+        for i in order {
+            let at = address(&batch[i]);
+            let end = at.saturating_add(u64::from(size));
+            match ranges.last_mut() {
+                Some((from, bytes)) if *from / PAGE == (end - 1) / PAGE => {
+                    bytes.resize((end - *from) as usize, 0);
+                }
+                _ => ranges.push((at, vec![0; size as usize])),
+            }
+            let range = ranges.len() - 1;
+            places[i] = (range, (at - ranges[range].0) as usize);
+        }
+        let mut asked: Vec<(u64, &mut [u8])> =
+            ranges.iter_mut().map(|(from, bytes)| (*from, bytes.as_mut_slice())).collect();
         let read = memory.read_many(&mut asked);
-        let number =
-            |i: usize| read.get(i).copied().unwrap_or(false).then(|| u64::from_le_bytes(bytes[i]));
-        (0..batch.len())
-            .map(|i| {
-                let (start, sweepgen, count) =
-                    (number(3 * i)?, number(3 * i + 1)?, number(3 * i + 2)?);
-                Some(Now { start, sweepgen: sweepgen as u32, count })
-            })
-            .map(|now| now.filter(|n| n.start != 0))
-            .collect()
+        let now = |&(range, at): &(usize, usize)| {
+            let bytes = ranges[range].1.get(at..)?;
+            let number = |f: Field| {
+                let (at, mut word) = ((f.off - first) as usize, [0; 8]);
+                word[..f.size as usize].copy_from_slice(bytes.get(at..at + f.size as usize)?);
+                Some(u64::from_le_bytes(word))
+            };
+            let [start, sweepgen, count] = fields.map(number);
+            let now = Now { start: start?, sweepgen: sweepgen? as u32, count: count? };
+            (read.get(range).copied().unwrap_or(false) && now.start != 0).then_some(now)
+        };
+        places.iter().map(now).collect()
     }
 }
 
@@ -201,10 +219,12 @@ mod tests {
         fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
             let spans = self.0.borrow();
             let span = spans.get(&(address & !0xfff)).ok_or(MemoryError::Gone)?;
-            let field =
-                fields().progress().iter().position(|f| u64::from(f.off) == address & 0xfff);
-            let value = span[field.expect("a field that is asked for")].to_le_bytes();
-            buf.copy_from_slice(&value[..buf.len()]);
+            let from = (address & 0xfff) as usize;
+            for (field, value) in fields().progress().iter().zip(span) {
+                let at = field.off as usize - from;
+                buf[at..at + field.size as usize]
+                    .copy_from_slice(&value.to_le_bytes()[..field.size as usize]);
+            }
             Ok(())
         }
 

@@ -1,9 +1,12 @@
 //! What came of a run that followed allocations, as JSON has it (schema `g211s.allocs/1`, `docs/report-schema.md`). Must not
 //! know BPF, processes, or how a text looks.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::budget::LEAST_CPU;
+use super::collections::{Decides, ENOUGH};
 use super::decode::NO_STACK;
 use super::model::Model;
 use crate::analysis::allocations::{Estimate, Observed};
@@ -23,6 +26,8 @@ pub struct Document {
     pub run: RunInfo,
     /// What was allocated in all.
     pub total: TotalInfo,
+    /// What that has to do with collections; `None` where the runtime's counters cannot be read.
+    pub gc: Option<GcInfo>,
     /// The call sites, those with the most bytes first.
     pub sites: Vec<SiteInfo>,
     /// What no site could be told of.
@@ -99,6 +104,88 @@ pub struct TotalInfo {
     pub gc_every_ns: Option<u64>,
 }
 
+/// Collections in the window, and what they cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct GcInfo {
+    /// Cycles that ended.
+    pub cycles: u64,
+    /// From one to the next, ns, on average.
+    pub every_ns: Option<u64>,
+    /// Cycles that the program asked for (`runtime.GC`).
+    pub forced: u64,
+    /// Bytes allocated per cycle.
+    pub bytes_per_cycle: Option<u64>,
+    /// The collector's stops of the world.
+    pub pauses: PausesInfo,
+    /// Mark assists: what goroutines did for the collector because they allocated while it marked.
+    pub assists: Option<AssistsInfo>,
+    /// What decides how often cycles come.
+    pub goal: Option<GoalInfo>,
+}
+
+/// Stops of the world by the collector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct PausesInfo {
+    /// How many: two a cycle. `None` where the runtime's histogram cannot be read.
+    pub count: Option<u64>,
+    /// From one to the next, ns, on average.
+    pub every_ns: Option<u64>,
+    /// Their length altogether, ns.
+    pub total_ns: u64,
+}
+
+/// Mark assists.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct AssistsInfo {
+    /// Their CPU time in the cycles that ended, ns (`/cpu/classes/gc/mark/assist`): by the clock, so waits for a CPU are in
+    /// it.
+    pub cpu_ns: u64,
+    /// As a part of the process's CPU time in the window.
+    pub cpu_share: f64,
+    /// Cycles whose marking was seen.
+    pub marks: u64,
+    /// How long they marked on average, ns.
+    pub mark_ns: Option<u64>,
+    /// Samples that fell into marking.
+    pub samples: u64,
+    /// Whether the sites' `assist_share` is of bytes allocated while the collector marked; otherwise there are too few
+    /// samples of that, and it is their share of all bytes.
+    pub by_marking: bool,
+    /// Which part of the assists the sites explain.
+    pub explained_share: f64,
+}
+
+/// The heap's goal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct GoalInfo {
+    /// What the heap may grow to until a cycle is over, bytes, median of the window.
+    pub goal_bytes: u64,
+    /// What cycles left alive, median.
+    pub live_bytes: u64,
+    /// GOGC, per cent; `None`: off.
+    pub gogc: Option<i32>,
+    /// GOMEMLIMIT, bytes; `None`: none.
+    pub memory_limit_bytes: Option<u64>,
+    /// What decides how often cycles come: `gogc`, `minimum` (the least heap, 4 MiB × GOGC / 100), `memory_limit`, or
+    /// `program` (`runtime.GC`).
+    pub decided_by: String,
+    /// Settings that give this frequency, at this rate of allocation and with as much alive.
+    pub same: SettingInfo,
+    /// Settings that give half of it.
+    pub half: SettingInfo,
+}
+
+/// Settings: either gives the frequency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct SettingInfo {
+    /// The goal.
+    pub goal_bytes: u64,
+    /// GOGC without a memory limit.
+    pub gogc: Option<u32>,
+    /// GOMEMLIMIT with GOGC off.
+    pub memory_limit_bytes: Option<u64>,
+}
+
 /// A call site.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SiteInfo {
@@ -114,12 +201,16 @@ pub struct SiteInfo {
     pub bytes_low: u64,
     /// See `bytes_low`.
     pub bytes_high: u64,
-    /// Part of all bytes.
+    /// Part of all bytes: its part in how often cycles come, too.
     pub share: f64,
     /// Objects.
     pub objects: u64,
     /// Samples that this rests on.
     pub samples: u64,
+    /// Its part of the mark assists (see `AssistsInfo::by_marking`), and that in ns of CPU time.
+    pub assist_share: Option<f64>,
+    /// See `assist_share`.
+    pub assist_ns: Option<u64>,
 }
 
 /// What has no site.
@@ -163,6 +254,11 @@ pub struct CostInfo {
     pub target_cpu_ns: u64,
     /// `spent_ns` as a part of that.
     pub share: f64,
+    /// All that the budget was charged, ns: `spent_ns`, the coming and going of probes, and what g211s did about hits
+    /// meanwhile. `None` where every allocation was counted.
+    pub charged_ns: Option<u64>,
+    /// `charged_ns` as a part of `target_cpu_ns`.
+    pub charged_share: Option<f64>,
     /// CPU time of g211s, ns, start and end included.
     pub agent_cpu_ns: u64,
     /// Its largest resident set, bytes.
@@ -174,21 +270,25 @@ pub fn document(model: &Model) -> Document {
     let a = &model.allocations;
     let observed = a.observed();
     let exact = a.run().exact;
-    let mut by_site = a.by(|stack| {
-        let frame = (stack != NO_STACK).then(|| model.site(stack)).flatten();
-        Some(frame.map(|f| (f.function.clone(), f.file.clone(), f.line)))
-    });
+    let mut by_site = a.by(|stack| Some(site_of(model, stack)));
     let nowhere = by_site.remove(&None).unwrap_or_default();
     let all: f64 = by_site.values().map(|e| e.bytes).sum::<f64>() + nowhere.bytes;
     let (total, unknown) = totals(model, &observed, all, &nowhere);
     let of_all = |bytes: f64| if total.bytes == 0 { 0.0 } else { bytes / total.bytes as f64 };
+    let window = Window { bytes: total.bytes, ns: observed.window_ns, cpu_ns: observed.cpu_ns };
+    let shares: Vec<(Site, f64)> =
+        by_site.iter().filter_map(|(site, e)| Some((site.clone()?, of_all(e.bytes)))).collect();
+    let (gc, assists) = gc_info(model, &window, &shares);
     let mut sites: Vec<SiteInfo> = by_site
         .into_iter()
         .filter_map(|(site, e)| site.map(|site| (site, e)))
-        .map(|((function, file, line), e)| SiteInfo {
+        .map(|(site, e)| (assists.get(&site).copied(), site, e))
+        .map(|(assist, (function, file, line), e)| SiteInfo {
             function,
             file,
             line,
+            assist_share: assist.map(|a| a.0),
+            assist_ns: assist.map(|a| a.1),
             bytes: e.bytes.round() as u64,
             bytes_low: e.bytes_low.round() as u64,
             bytes_high: e.bytes_high.round() as u64,
@@ -229,6 +329,7 @@ pub fn document(model: &Model) -> Document {
             ended: model.end.as_ref().map(|e| e.reason.clone()),
         },
         total,
+        gc,
         sites,
         unattributed,
         events: events(model.end.as_ref()),
@@ -266,6 +367,91 @@ fn totals(model: &Model, observed: &Observed, all: f64, nowhere: &Estimate) -> (
     (total, nowhere.bytes.round() as u64)
 }
 
+/// A call site: function, file, line.
+type Site = (String, Option<String>, Option<u32>);
+
+fn site_of(model: &Model, stack: u32) -> Option<Site> {
+    let frame = (stack != NO_STACK).then(|| model.site(stack)).flatten()?;
+    Some((frame.function.clone(), frame.file.clone(), frame.line))
+}
+
+/// What a window had.
+struct Window {
+    bytes: u64,
+    ns: u64,
+    cpu_ns: u64,
+}
+
+/// What happened in terms of collections, and each site's part of the mark assists: as a share, and ns.
+fn gc_info(
+    model: &Model,
+    window: &Window,
+    shares: &[(Site, f64)],
+) -> (Option<GcInfo>, BTreeMap<Site, (f64, u64)>) {
+    let Some(happened) = model.collections.happened() else { return (None, BTreeMap::new()) };
+    let (by_stack, all) = model.collections.in_marks();
+    let by_marking = all.samples >= ENOUGH && all.bytes > 0.0;
+    let mut parts: BTreeMap<Site, f64> = BTreeMap::new();
+    if by_marking {
+        for (stack, weight) in by_stack {
+            if let Some(site) = site_of(model, *stack) {
+                *parts.entry(site).or_default() += weight.bytes / all.bytes;
+            }
+        }
+    } else {
+        parts.extend(shares.iter().cloned());
+    }
+    let every = |n: u64| (n > 0).then(|| window.ns / n);
+    let assists = happened.assist_ns.map(|cpu_ns| AssistsInfo {
+        cpu_ns,
+        cpu_share: if window.cpu_ns == 0 { 0.0 } else { cpu_ns as f64 / window.cpu_ns as f64 },
+        marks: happened.marks,
+        mark_ns: happened.mark_ns,
+        samples: all.samples,
+        by_marking,
+        explained_share: parts.values().sum::<f64>().min(1.0),
+    });
+    let told = happened.assist_ns.map_or_else(BTreeMap::new, |ns| {
+        parts.into_iter().map(|(site, part)| (site, (part, (part * ns as f64) as u64))).collect()
+    });
+    let info = GcInfo {
+        cycles: happened.cycles,
+        every_ns: every(happened.cycles),
+        forced: happened.forced,
+        bytes_per_cycle: window.bytes.checked_div(happened.cycles),
+        pauses: PausesInfo {
+            count: happened.pauses,
+            every_ns: happened.pauses.and_then(every),
+            total_ns: happened.pauses_ns,
+        },
+        assists,
+        goal: happened.goal.map(|g| GoalInfo {
+            goal_bytes: g.bytes,
+            live_bytes: g.live_bytes,
+            gogc: g.gogc,
+            memory_limit_bytes: g.memory_limit,
+            decided_by: match g.decides {
+                Decides::Gogc => "gogc",
+                Decides::Minimum => "minimum",
+                Decides::MemoryLimit => "memory_limit",
+                Decides::Program => "program",
+            }
+            .to_owned(),
+            same: SettingInfo {
+                goal_bytes: g.bytes,
+                gogc: g.same_gogc,
+                memory_limit_bytes: g.same_limit,
+            },
+            half: SettingInfo {
+                goal_bytes: g.half_goal,
+                gogc: g.half_gogc,
+                memory_limit_bytes: g.half_limit,
+            },
+        }),
+    };
+    (Some(info), told)
+}
+
 fn target(start: Option<&RunStart>) -> TargetInfo {
     let Some(t) = start.and_then(|s| s.targets.first()) else { return TargetInfo::default() };
     TargetInfo {
@@ -292,6 +478,9 @@ fn events(end: Option<&RunEnd>) -> EventsInfo {
 fn cost(model: &Model, observed: &Observed) -> CostInfo {
     let run = model.allocations.run();
     let spent_ns = observed.hits.saturating_mul(run.cost_ns);
+    let part =
+        |ns: u64| if observed.cpu_ns == 0 { 0.0 } else { ns as f64 / observed.cpu_ns as f64 };
+    let charged_ns = observed.charged_ns.filter(|_| !run.exact);
     CostInfo {
         budget: (!run.exact).then_some(run.budget),
         budget_least_cpus: LEAST_CPU,
@@ -299,7 +488,9 @@ fn cost(model: &Model, observed: &Observed) -> CostInfo {
         hits: observed.hits,
         spent_ns,
         target_cpu_ns: observed.cpu_ns,
-        share: if observed.cpu_ns == 0 { 0.0 } else { spent_ns as f64 / observed.cpu_ns as f64 },
+        share: part(spent_ns),
+        charged_ns,
+        charged_share: charged_ns.map(part),
         agent_cpu_ns: model.end.as_ref().map_or(0, |e| e.cost.agent_cpu_ns),
         agent_max_rss_bytes: model.end.as_ref().map_or(0, |e| e.cost.agent_max_rss_bytes),
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::schema::{Document, SiteInfo};
+use super::schema::{Document, GcInfo, SettingInfo, SiteInfo};
 use crate::elf::symbols::short_name;
 use crate::report::format::{bytes, clean, count, duration, plural, sum};
 
@@ -63,6 +63,9 @@ fn head(out: &mut String, d: &Document) {
     } else if d.total.gc_cycles == Some(0) {
         let _ = writeln!(out, "no GC in this time");
     }
+    if let Some(gc) = &d.gc {
+        gc_text(out, d, gc);
+    }
     if !d.run.exact && d.run.observed_ns < d.run.window_ns / 100 * 97 {
         let _ = writeln!(
             out,
@@ -73,6 +76,78 @@ fn head(out: &mut String, d: &Document) {
         );
     }
     out.push('\n');
+}
+
+/// What cycles cost, who pays, and what decides how many there are.
+fn gc_text(out: &mut String, d: &Document, gc: &GcInfo) {
+    if let Some(count) = gc.pauses.count.filter(|n| *n > 0) {
+        let every =
+            gc.pauses.every_ns.map_or_else(String::new, |e| format!(", one every {}", duration(e)));
+        let _ = writeln!(
+            out,
+            "GC pauses: {}{every}, {} altogether",
+            plural(count, "pause", "pauses"),
+            duration(gc.pauses.total_ns),
+        );
+    }
+    if let Some(a) = gc.assists.as_ref().filter(|a| a.cpu_ns > 0) {
+        let _ = write!(
+            out,
+            "mark assists: {} of CPU time ({:.1} % of the process's)",
+            duration(a.cpu_ns),
+            a.cpu_share * 100.0,
+        );
+        let first = d
+            .sites
+            .iter()
+            .max_by(|x, y| x.assist_share.unwrap_or(0.0).total_cmp(&y.assist_share.unwrap_or(0.0)));
+        if let Some((site, part)) = first.and_then(|s| Some((s, s.assist_share?))) {
+            let _ = write!(
+                out,
+                "; {:.0} % for bytes from {} ({})",
+                part * 100.0,
+                clean(&short_name(&site.function)),
+                if a.by_marking {
+                    "by what was allocated while the collector marked"
+                } else {
+                    "by all bytes: too few samples fell into marking"
+                }
+            );
+        }
+        out.push('\n');
+    }
+    let Some(goal) = &gc.goal else { return };
+    let by = match goal.decided_by.as_str() {
+        "program" => "the program calls runtime.GC".to_owned(),
+        "memory_limit" => format!("GOMEMLIMIT={} decides", limit(goal.memory_limit_bytes)),
+        "minimum" => format!("the least heap of GOGC={}", goal.gogc.unwrap_or(0)),
+        _ => format!("GOGC={}", goal.gogc.unwrap_or(0)),
+    };
+    let _ = write!(
+        out,
+        "heap goal {} with {} alive: {by}",
+        bytes(goal.goal_bytes),
+        bytes(goal.live_bytes)
+    );
+    let setting = |s: &SettingInfo| {
+        let gogc = s.gogc.map(|n| format!("GOGC={n}"));
+        let limit = s.memory_limit_bytes.map(|n| format!("GOGC=off GOMEMLIMIT={}", limit(Some(n))));
+        gogc.into_iter().chain(limit).collect::<Vec<_>>().join(" or ")
+    };
+    let (same, half) = (setting(&goal.same), setting(&goal.half));
+    if goal.decided_by != "program" && !half.is_empty() {
+        let _ = write!(
+            out,
+            "; the same from {same}; half as many cycles from {half} (a goal of {})",
+            bytes(goal.half.goal_bytes)
+        );
+    }
+    out.push('\n');
+}
+
+/// A memory limit as Go reads it.
+fn limit(bytes: Option<u64>) -> String {
+    format!("{}MiB", bytes.unwrap_or(0).div_ceil(1 << 20))
 }
 
 fn sites(out: &mut String, d: &Document, top: usize) {
@@ -162,6 +237,14 @@ fn foot(out: &mut String, d: &Document) {
         duration(c.target_cpu_ns),
         share(c.share),
     );
+    if let (Some(ns), Some(part)) = (c.charged_ns, c.charged_share) {
+        let _ = write!(
+            out,
+            "; with the coming and going of the probes and g211s' own work on hits {}, {}",
+            duration(ns),
+            share(part)
+        );
+    }
     let _ = match c.budget {
         Some(budget) => writeln!(
             out,

@@ -83,6 +83,8 @@ pub struct Observed {
     pub hits: u64,
     /// CPU time of the target, ns.
     pub cpu_ns: u64,
+    /// All that was charged to the budget, ns; `None` where not known.
+    pub charged_ns: Option<u64>,
     /// Collections that ended; `None` where not known.
     pub cycles: Option<u32>,
     /// Bytes allocated by the runtime's own count; `None` where not known.
@@ -186,6 +188,7 @@ impl Allocations {
             looks: last.looks,
             hits: last.hits.saturating_sub(first.hits),
             cpu_ns: last.cpu_ns.saturating_sub(first.cpu_ns),
+            charged_ns: last.spent_ns.map(|ns| ns.saturating_sub(first.spent_ns.unwrap_or(0))),
             cycles: first.cycles.zip(last.cycles).map(|(a, b)| b.wrapping_sub(a)),
             ..Observed::default()
         };

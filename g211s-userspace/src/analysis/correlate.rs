@@ -118,16 +118,8 @@ pub fn correlate(
     let points = points(intervals, gc, stw);
     let interval_ns = usual_length(&points);
     let columns = columns(&points);
-    let of = |name| columns.iter().find(|c| c.name == name).map_or(&[][..], |c| &c.values);
-    let measure = |name, label| (name, label, of(name));
-    let gc_activity = measure("gc_activity", "GC activity");
-    let runqueue = measure("runqueue_delay", "run-queue delay");
-    let network = measure("network_lateness", "network lateness");
-    let pairs = vec![
-        pair::compare(gc_activity, runqueue, interval_ns),
-        pair::compare(gc_activity, network, interval_ns),
-        pair::compare(runqueue, network, interval_ns),
-    ];
+    let pairs: Vec<Pair> =
+        measures(&columns).into_iter().map(|(x, y)| pair::compare(x, y, interval_ns)).collect();
     let gc_vs_outside = compare_gc(inside, outside);
     let mut summary: Vec<String> = pairs.iter().map(Pair::sentence).collect();
     summary.push(gc_vs_outside.sentence());
@@ -140,6 +132,38 @@ pub fn correlate(
         gc_vs_outside,
         summary,
     }
+}
+
+/// The pairs of measures that are compared.
+fn measures(columns: &[Column]) -> [(pair::Measure<'_>, pair::Measure<'_>); 3] {
+    let of = |name| columns.iter().find(|c| c.name == name).map_or(&[][..], |c| &c.values);
+    let measure = |name, label| (name, label, of(name));
+    let gc_activity = measure("gc_activity", "GC activity");
+    let runqueue = measure("runqueue_delay", "run-queue delay");
+    let network = measure("network_lateness", "network lateness");
+    [(gc_activity, runqueue), (gc_activity, network), (runqueue, network)]
+}
+
+/// A pair's correlation at every lag that is searched.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LagCurve {
+    /// First series.
+    pub x: &'static str,
+    /// Second series.
+    pub y: &'static str,
+    /// By lag, ascending; those at which nothing can be computed are left out.
+    pub at: Vec<LagStat>,
+}
+
+/// The usual length of the intervals, ns, and the correlation of each pair at every lag.
+pub fn lags(points: &[Point]) -> (u64, Vec<LagCurve>) {
+    let (interval_ns, columns) = (usual_length(points), columns(points));
+    let curve = |(x, y): (pair::Measure<'_>, pair::Measure<'_>)| LagCurve {
+        x: x.0,
+        y: y.0,
+        at: pair::at_all_lags(x, y, interval_ns),
+    };
+    (interval_ns, measures(&columns).into_iter().map(curve).collect())
 }
 
 /// What happened between each reading and the next. Readings that do not advance in time are

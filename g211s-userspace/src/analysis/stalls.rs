@@ -34,6 +34,17 @@ pub struct Stall {
     pub worst_ns: u64,
 }
 
+/// Time of one thread's waits and sleeps outside stops with one cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// Run-queue waits: behind whom (a task of the process that is meant).
+    pub behind: Option<Runner>,
+    /// How long in all, ns.
+    pub ns: u64,
+    /// In how many waits.
+    pub count: u64,
+}
+
 /// A long wait for a CPU or sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
@@ -49,6 +60,8 @@ pub struct Stretch {
 #[derive(Clone, Debug, Default)]
 pub struct Stalls {
     by_cause: BTreeMap<Key, Stall>,
+    /// Of that, what waits and sleeps outside stops have, by thread.
+    waited: BTreeMap<(u32, Key), Waited>,
     held: Vec<Stretch>,
     /// Time of stops, ns.
     pub stw_ns: u64,
@@ -90,6 +103,12 @@ impl Stalls {
             at = at.max(end);
         }
         waited(&mut parts, wait.tid, at, wait.end_ns, threads, cpus);
+        for (key, (behind, ns)) in &parts {
+            let waited = self.waited.entry((wait.tid, *key)).or_default();
+            waited.behind = waited.behind.or(*behind);
+            waited.ns = waited.ns.saturating_add(*ns);
+            waited.count += 1;
+        }
         let ns = self.add(parts);
         self.delays += u64::from(ns > 0);
         self.delays_ns = self.delays_ns.saturating_add(ns);
@@ -132,9 +151,13 @@ impl Stalls {
 
     /// What was counted so far, and the table that goes on without it.
     pub fn split(self) -> (Self, Self) {
-        let Self { by_cause, held, stw_ns, stops, delays_ns, delays } = self;
-        let counted = Self { by_cause, held: Vec::new(), stw_ns, stops, delays_ns, delays };
-        (counted, Self { held, ..Self::default() })
+        let held = self.held;
+        (Self { held: Vec::new(), ..self }, Self { held, ..Self::default() })
+    }
+
+    /// What waits and sleeps outside stops went to, by thread and cause.
+    pub fn waited(&self) -> impl Iterator<Item = (u32, CauseKind, &Waited)> {
+        self.waited.iter().map(|((tid, (kind, _)), waited)| (*tid, *kind, waited))
     }
 
     /// The rows, most time first.
@@ -240,6 +263,7 @@ mod tests {
                 .count() as u64;
             prop_assert_eq!(stalls.delays_ns, outside);
             prop_assert_eq!(stalls.rows().iter().map(|s| s.ns).sum::<u64>(), outside);
+            prop_assert_eq!(stalls.waited().map(|(_, _, w)| w.ns).sum::<u64>(), outside);
         }
     }
 }

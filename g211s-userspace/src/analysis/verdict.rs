@@ -85,7 +85,7 @@ pub enum Phase {
 }
 
 /// How a thread came to wait on a run queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wait {
     /// It was woken.

@@ -1,7 +1,15 @@
 //! The only room that names aya: loads the embedded object, attaches, drains, and detaches by
 //! dropping (`read` has what it reads from the maps). Must not know what events mean.
 
-use std::{fs, io, io::Write as _, num::NonZeroU32, os::fd::AsRawFd, path::PathBuf};
+use std::{
+    fs, io,
+    io::Write as _,
+    num::NonZeroU32,
+    os::fd::AsRawFd,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    thread::JoinHandle,
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -33,6 +41,7 @@ mod sampler;
 mod series;
 mod targets;
 
+pub use calibrate::{ProbeCost, ProbeKind};
 pub use error::{BpfError, NEEDS};
 use error::{failed, not_loaded};
 use kernel_btf::KernelFacts;
@@ -89,9 +98,15 @@ pub struct ProbeRequest {
 #[derive(Debug)]
 pub struct ProbeHandle(#[expect(dead_code, reason = "held for its drop")] UProbeLink);
 
-/// Detaches probes on threads of their own, since the waits of several overlap; the handles tell when
-/// they are done.
-pub fn detach(probes: Vec<ProbeHandle>) -> Vec<std::thread::JoinHandle<()>> {
+/// The threads that detach probes.
+static DETACHING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+/// Begins to detach probes, on threads of their own, since the waits of several overlap.
+///
+/// [`wait_detached`] must come before the process ends: its end kills those threads, and the kernel then gives up what it was
+/// about to undo (`kernel/events/uprobes.c`, `uprobe_unregister_nosync`: "leaking uprobe"), so that the breakpoint
+/// stays in the target for good.
+pub fn detach(probes: Vec<ProbeHandle>) {
     const THREADS: usize = 64;
     let mut batches: Vec<Vec<ProbeHandle>> = Vec::new();
     let per_batch = probes.len().div_ceil(THREADS).max(1);
@@ -101,7 +116,22 @@ pub fn detach(probes: Vec<ProbeHandle>) -> Vec<std::thread::JoinHandle<()>> {
             _ => batches.push(vec![probe]),
         }
     }
-    batches.into_iter().map(|batch| std::thread::spawn(move || drop(batch))).collect()
+    let mut detaching = DETACHING.lock().unwrap_or_else(PoisonError::into_inner);
+    detaching.retain(|thread| !thread.is_finished());
+    // Where no thread is to be had, the probes are dropped with what it would have run.
+    let begun = |batch| {
+        std::thread::Builder::new().name("detach".into()).spawn(move || drop::<Vec<_>>(batch))
+    };
+    detaching.extend(batches.into_iter().filter_map(|batch| begun(batch).ok()));
+}
+
+/// Waits until all that [`detach`] has begun is done.
+pub fn wait_detached() {
+    let detaching = std::mem::take(&mut *DETACHING.lock().unwrap_or_else(PoisonError::into_inner));
+    for thread in detaching {
+        // A panic in a drop has been printed; the kernel detaches at our exit at the latest.
+        let _ = thread.join();
+    }
 }
 
 /// The program that serves a site.

@@ -69,6 +69,8 @@ pub struct Group {
     pub stacks: HashMap<usize, u64>,
     /// Those whose stack was not taken: they ran, or moved while it was read.
     pub without_stack: u64,
+    /// Their numbers (`goid`), where they were asked for.
+    pub ids: Vec<u64>,
 }
 
 /// A census.
@@ -95,6 +97,16 @@ impl Census {
         symbols: &mut Symbols<'_>,
         stacks: bool,
     ) -> Result<Self, CensusError> {
+        Self::take_with(runtime, symbols, stacks, false)
+    }
+
+    /// The same; `ids`: with the number of each goroutine.
+    pub fn take_with<M: Memory>(
+        runtime: &Runtime<M>,
+        symbols: &mut Symbols<'_>,
+        stacks: bool,
+        ids: bool,
+    ) -> Result<Self, CensusError> {
         let (at_ns, began, pace) = (now_ns(), Instant::now(), Pace::start());
         let layout = Layout::of(runtime.offsets())?;
         let mut stats = ReadStats::default();
@@ -108,6 +120,7 @@ impl Census {
             systems: HashMap::new(),
             last_start: None,
             walker: stacks.then(Walker::default),
+            ids,
             seen: Vec::new(),
             numbers: HashMap::new(),
         };
@@ -170,6 +183,7 @@ struct Collector<'r, 's, 'b, M> {
     /// The start function that was asked for last, and the answer.
     last_start: Option<(u64, System)>,
     walker: Option<Walker>,
+    ids: bool,
     /// Stacks of those that were shown last.
     seen: Vec<Option<Stack>>,
     numbers: HashMap<Stack, usize>,
@@ -301,6 +315,9 @@ impl<M: Memory> Visitor for Collector<'_, '_, '_, M> {
             return;
         };
         group.count += 1;
+        if self.ids {
+            group.ids.push(goroutine.id);
+        }
         if group.start != Some(start) {
             group.start = None;
         }

@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval as Timer, MissedTickBehavior, interval};
 
 use crate::agent::run::{Run, Sink as _};
-use crate::agent::{INTERVAL, RunOptions, UNENDING_INTERVAL, host, now_ns, stand_back};
+use crate::agent::{RunOptions, UNENDING_INTERVAL, host, now_ns, stand_back};
 use crate::cli::AgentArgs;
 use crate::event::by_class;
 use crate::governor::LOOK;
@@ -53,6 +53,10 @@ use tenants::Tenants;
 const SPARE_PLACES: u32 = 8;
 /// Processes that come to be watched in a second at most: each takes some milliseconds of CPU.
 const PER_SECOND: usize = 6;
+/// Time between two looks at the ring; one that fills sooner says so itself.
+const DRAIN: Duration = Duration::from_millis(250);
+/// Share of each target's CPU time that the probes of mark assists may take, as in `attach`.
+const HOT_SHARE: f64 = 0.005;
 /// Foreign processes are described anew this often.
 const FORGET: Duration = Duration::from_mins(10);
 
@@ -198,7 +202,7 @@ struct Timers {
 impl Timers {
     fn new(config: &Config) -> Self {
         Self {
-            drain: timer(INTERVAL),
+            drain: timer(DRAIN),
             look: timer(LOOK),
             second: timer(UNENDING_INTERVAL),
             sample: timer(config.sample),
@@ -221,6 +225,7 @@ impl Agent {
             threshold_ns: config.threshold.as_nanos() as u64,
             full: false,
             ring_bytes: config.ring,
+            budget: HOT_SHARE,
             probes: Vec::new(),
             kernel_log: false,
             places,
@@ -246,7 +251,7 @@ impl Agent {
         };
         Ok(Self {
             discovery: Discovery::new(procfs, config.selection.clone()),
-            tenants: Tenants::default(),
+            tenants: Tenants::new(run.hit_ns()),
             own,
             waiting: VecDeque::new(),
             pending: None,
@@ -271,7 +276,7 @@ impl Agent {
         let more = self.drain();
         self.run.intervals();
         self.run.govern(true);
-        self.run.targets_alive();
+        self.run.targets_alive(false);
         self.run.clear_places();
         self.run.every_second();
         let now = Instant::now();
@@ -359,6 +364,7 @@ impl Agent {
     /// Reads what is read now and then.
     fn sample(&mut self) {
         self.drain();
+        self.run.targets_alive(true);
         self.read_all();
         self.run.sample();
         for (index, _) in self.tenants.iter() {

@@ -6,8 +6,6 @@ use super::config::Label;
 use super::discovery::Candidate;
 use super::metrics::Identity;
 
-/// What a hit of a probe is taken to cost, ns: measured for instructions that the kernel emulates.
-const HIT_NS: u64 = 1_500;
 /// The budget must be exceeded in so many looks after one another.
 const PATIENCE: u32 = 3;
 /// The first looks after a start do not count: what is there is read then.
@@ -19,6 +17,8 @@ pub type Hits = BTreeMap<u8, (u64, u64)>;
 /// They.
 #[derive(Default)]
 pub struct Tenants {
+    /// What a hit of a probe costs, ns.
+    hit_ns: u64,
     by_index: BTreeMap<u8, Candidate>,
     /// At the last look: when by the agent's clock, its CPU time, hits.
     last: Option<(std::time::Instant, u64, Hits)>,
@@ -30,6 +30,11 @@ pub struct Tenants {
 }
 
 impl Tenants {
+    /// Nobody yet.
+    pub fn new(hit_ns: u64) -> Self {
+        Self { hit_ns, ..Self::default() }
+    }
+
     /// Another one.
     pub fn insert(&mut self, index: u8, candidate: Candidate) {
         self.by_index.insert(index, candidate);
@@ -87,7 +92,7 @@ impl Tenants {
             let b = before.get(index).filter(|(m, _)| m <= n).unwrap_or(&none);
             (n - b.0, events.saturating_sub(b.1))
         };
-        let probes: u64 = hits.iter().map(|(i, h)| new(i, h).0 * HIT_NS).sum();
+        let probes: u64 = hits.iter().map(|(i, h)| new(i, h).0 * self.hit_ns).sum();
         let elapsed = now.duration_since(then).as_nanos() as f64;
         if elapsed < 1e8 {
             return None;
@@ -103,7 +108,7 @@ impl Tenants {
         // What is not hits is the reading of events, of which there are as many as waits, as a measure.
         let costs = |(i, h): &(&u8, &(u64, u64))| {
             let (hits, waits) = new(i, h);
-            hits * HIT_NS + waits * 100
+            hits * self.hit_ns + waits * 100
         };
         hits.iter()
             .filter(|(i, _)| self.by_index.contains_key(*i))

@@ -218,6 +218,12 @@ impl Pclntab {
         tail.chunks_exact(8).map(|word| u64_at(word, 0))
     }
 
+    /// The word at `offset` of `runtime.moduledata`, where that was read.
+    pub fn module_word(&self, offset: usize) -> Option<u64> {
+        let end = offset.checked_add(8)?;
+        self.module.get(offset..end).map(|word| u64_at(word, 0))
+    }
+
     /// Name with all that follows it, entry, end.
     fn raw(&self, index: usize) -> Option<(&[u8], u64, u64)> {
         let at = index * FTAB_ENTRY as usize;

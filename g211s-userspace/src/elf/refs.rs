@@ -57,8 +57,27 @@ pub struct References {
 /// looked at, so damaged code names less, and nothing else.
 pub fn references(bytes: &[u8], va: u64) -> References {
     let mut found = References::default();
+    walk(bytes, va, |i, registers, factory| {
+        if let Some(target) = memory_address(i, registers) {
+            found.named.extend(reference(i, target, factory));
+        }
+        if i.flow_control() == FlowControl::Call
+            && let (Some(callee), Some(first)) = (call_target(i), registers.get(Register::RAX))
+        {
+            found.calls.push(CallWith { callee, first });
+        }
+    });
+    found
+}
+
+/// Shows each instruction, with the addresses that registers hold before it.
+fn walk(
+    bytes: &[u8],
+    va: u64,
+    mut visit: impl FnMut(&Instruction, &Registers, &mut InstructionInfoFactory),
+) {
     if va.checked_add(bytes.len() as u64).is_none() {
-        return found;
+        return;
     }
     let instructions: Vec<Instruction> = Decoder::with_ip(64, bytes, va, DecoderOptions::NONE)
         .into_iter()
@@ -72,24 +91,50 @@ pub fn references(bytes: &[u8], va: u64) -> References {
         if entered.contains(&i.ip()) {
             registers = Registers::default();
         }
-        if let Some(target) = memory_address(i, &registers) {
-            found.named.extend(reference(i, target, &mut factory));
-        }
+        visit(i, &registers, &mut factory);
         match i.flow_control() {
-            FlowControl::Call => {
-                if let (Some(callee), Some(first)) = (call_target(i), registers.get(Register::RAX))
-                {
-                    found.calls.push(CallWith { callee, first });
-                }
-                // No register survives a call in Go.
-                registers = Registers::default();
-            }
             FlowControl::Next | FlowControl::ConditionalBranch => {
                 registers.follow(i, &mut factory);
             }
+            // No register survives a call in Go.
             _ => registers = Registers::default(),
         }
     }
+}
+
+/// A direct call, and which of its arguments are known addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallAt {
+    /// The function's entry.
+    pub callee: u64,
+    arguments: [Option<u64>; ARGUMENTS.len()],
+}
+
+/// Registers of a Go function's first arguments (Go `src/cmd/compile/abi-internal.md`, amd64).
+const ARGUMENTS: [Register; 5] =
+    [Register::RAX, Register::RBX, Register::RCX, Register::RDI, Register::RSI];
+
+impl CallAt {
+    /// The address that argument `n` (from 0) is, where the code says so.
+    pub fn argument(&self, n: usize) -> Option<u64> {
+        self.arguments.get(n).copied().flatten()
+    }
+}
+
+/// The direct call whose instruction covers the address `at`, in a function's code.
+pub fn call_at(bytes: &[u8], va: u64, at: u64) -> Option<CallAt> {
+    let mut found = None;
+    walk(bytes, va, |i, registers, _| {
+        if found.is_none()
+            && (i.ip()..i.next_ip()).contains(&at)
+            && i.flow_control() == FlowControl::Call
+        {
+            found = call_target(i).map(|callee| CallAt {
+                callee,
+                arguments: ARGUMENTS.map(|register| registers.get(register)),
+            });
+        }
+    });
     found
 }
 
@@ -249,6 +294,24 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_calls_arguments_are_told() {
+        let code = [
+            0x48, 0x8d, 0x35, 0, 1, 0, 0, // 0: lea rsi, [rip+0x100]
+            0x48, 0x89, 0xf3, // 7: mov rbx, rsi
+            0x31, 0xc0, // 10: xor eax, eax
+            0xe8, 0, 2, 0, 0, // 12: call
+            0xe8, 0, 3, 0, 0, // 17: call
+        ];
+        let call = call_at(&code, VA, VA + 16).expect("a call");
+        assert_eq!(call.callee, VA + 17 + 0x200);
+        let known = [None, Some(VA + 0x107), None, None, Some(VA + 0x107), None];
+        assert_eq!(std::array::from_fn(|n| call.argument(n)), known);
+        let second = call_at(&code, VA, VA + 17).expect("a call");
+        assert_eq!((second.callee, second.argument(4)), (VA + 22 + 0x300, None));
+        assert_eq!((call_at(&code, VA, VA + 8), call_at(&code, VA, VA + 99)), (None, None));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_handled(
@@ -256,6 +319,7 @@ mod tests {
             va in prop_oneof![any::<u64>(), u64::MAX - 400..=u64::MAX, 0..400_u64],
         ) {
             let _ = references(&bytes, va);
+            let _ = call_at(&bytes, va, va);
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod schema;
 pub mod spans;
 pub mod symbolised;
 pub mod text;
+pub mod typed;
 
 /// What the values of a heap profile are, in the order of Go's own (`src/runtime/pprof/protomem.go`).
 pub const SAMPLE_TYPES: [(&str, &str); 4] = [

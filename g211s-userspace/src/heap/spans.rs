@@ -25,6 +25,8 @@ const PAGES: u64 = (1 << ARENA_BITS) / PAGE;
 const MAX_SLOTS: u64 = 1 << 16;
 /// malloc.go, `mallocHeaderSize`.
 const HEADER: u64 = 8;
+/// mbitmap.go, `minSizeForMallocHeader`: larger objects with pointers have one.
+const WITHOUT_HEADER: u64 = 512;
 /// mheap.go, `tinySpanClass`: blocks of 16 bytes that objects without pointers share.
 pub const TINY_CLASS: u8 = 5;
 /// Pieces no further apart are read as one range: cheaper than a range of its own.
@@ -57,6 +59,17 @@ pub struct Span {
     pub untouched: bool,
     /// A chunk of a user arena (`GOEXPERIMENT=arenas`), which is freed as a whole.
     pub user_arena: bool,
+    /// `largeType`, 0 where there is none (yet); `None` up to Go 1.21, which has no such field.
+    pub large_type: Option<u64>,
+}
+
+/// Where the descriptor of an object's type is told (see `runtime::types`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TypePointer {
+    /// This is the descriptor.
+    Is(u64),
+    /// The word at this address points to it.
+    At(u64),
 }
 
 impl Span {
@@ -83,6 +96,22 @@ impl Span {
     pub fn bit(&self, slot: u64) -> Option<(u64, u32)> {
         let word = self.bits.checked_add(slot / 64 * 8)?;
         (self.bits != 0 && self.bits.is_multiple_of(8)).then_some((word, (slot % 64) as u32))
+    }
+
+    /// Where the type of the object in a slot is told, if it is: since Go 1.22 of objects with pointers that are large
+    /// (mheap.go, `largeType`) or of more than 512 bytes (mbitmap.go, `heapBitsInSpan`; malloc.go, `mallocHeaderSize`). Of
+    /// an array or a slice's memory it is the elements' type.
+    pub fn type_pointer(&self, slot: u64) -> Option<TypePointer> {
+        let large = self.large_type?;
+        if self.class & 1 == 1 || self.user_arena || slot >= self.slots.min(MAX_SLOTS) {
+            return None;
+        }
+        if self.class == 0 {
+            return (large != 0).then_some(TypePointer::Is(large));
+        }
+        let at =
+            slot.checked_mul(self.slot_bytes).and_then(|offset| self.start.checked_add(offset));
+        at.filter(|_| self.slot_bytes > WITHOUT_HEADER).map(TypePointer::At)
     }
 
     /// Whether it is still the same span, for one whose objects live: what else changes when an
@@ -120,6 +149,7 @@ struct Layout {
     state: Field,
     need_zero: Field,
     user_arena: Option<Field>,
+    large_type: Option<Field>,
 }
 
 impl Layout {
@@ -138,6 +168,7 @@ impl Layout {
             state: field("state")?,
             need_zero: field("needzero")?,
             user_arena: field("isUserArenaChunk").ok(),
+            large_type: field("largeType").ok(),
         };
         let all = [
             Some(this.start),
@@ -150,6 +181,7 @@ impl Layout {
             Some(this.state),
             Some(this.need_zero),
             this.user_arena,
+            this.large_type,
         ];
         for f in all.iter().flatten() {
             if f.size == 0 || f.size > 8 {
@@ -276,6 +308,7 @@ impl Heap {
                 in_use: number(layout.state) == self.in_use,
                 untouched: number(layout.need_zero) == 0,
                 user_arena: layout.user_arena.is_some_and(|f| number(f) != 0),
+                large_type: layout.large_type.map(number),
             })
         };
         bytes.chunks_exact(layout.len).zip(&read).map(span).collect()

@@ -28,7 +28,7 @@ pub fn folded(profile: &Profile, index: usize) -> String {
 /// shows it alone.
 pub fn svg(profile: &Profile, index: usize, title: &str) -> String {
     let unit = profile.sample_types.get(index).map_or("", |t| t.unit.as_str());
-    draw(&tree(&stacks(profile, index)), &clean(title), unit)
+    draw(&tree(profile, index), &clean(title), unit)
 }
 
 type Stacks = BTreeMap<Vec<String>, i64>;
@@ -52,16 +52,24 @@ fn stacks(profile: &Profile, index: usize) -> Stacks {
 
 /// A frame in the drawing, and what stands on it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Node {
-    pub(super) name: String,
-    pub(super) value: i64,
+pub struct Node {
+    /// The function.
+    pub name: String,
+    /// How much, with what stands on it.
+    pub value: i64,
     /// Where it lies: the sum of what is to its left.
-    pub(super) from: i64,
-    pub(super) depth: usize,
+    pub from: i64,
+    /// Frames under it.
+    pub depth: usize,
 }
 
-/// The frames, the one under all others first.
-fn tree(stacks: &Stacks) -> Vec<Node> {
+/// The frames of a profile by its values of the type at `index`, each before what stands on it; the first is under all
+/// others.
+pub fn tree(profile: &Profile, index: usize) -> Vec<Node> {
+    frames(&stacks(profile, index))
+}
+
+fn frames(stacks: &Stacks) -> Vec<Node> {
     let mut nodes = vec![Node { name: "all".to_owned(), ..Node::default() }];
     // The frames of the last stack, by index: sorted stacks share them with their neighbours.
     let mut open: Vec<usize> = vec![0];
@@ -116,7 +124,7 @@ mod tests {
 
     #[test]
     fn each_frame_lies_on_its_caller() {
-        let nodes = tree(&stacks(&sample_profile(), 1));
+        let nodes = tree(&sample_profile(), 1);
         assert_eq!((nodes[0].name.as_str(), nodes[0].value), ("all", 3634));
         for (i, node) in nodes.iter().enumerate().skip(1) {
             let under = nodes[..i].iter().rev().find(|n| n.depth + 1 == node.depth).unwrap();

@@ -135,6 +135,9 @@ pub struct AllocState {
     pub totals: Option<AllocTotals>,
     /// `memstats.numgc`, where it can be read.
     pub cycles: Option<u32>,
+    /// `mheap_.sweepgen`, where it can be read.
+    #[serde(default)]
+    pub sweepgen: Option<u32>,
     /// Bytes that the last collection found alive, where they can be read.
     pub marked: Option<u64>,
     /// CPU time of the target so far, ns.
@@ -145,6 +148,13 @@ pub struct AllocState {
     pub observed_ns: u64,
     /// Stays of the probes so far, with the one under way.
     pub looks: u32,
+    /// All that the account was charged so far, ns: hits, the coming and going of probes, and what g211s did about hits.
+    /// `None` in older recordings, and where every allocation is counted.
+    #[serde(default)]
+    pub spent_ns: Option<u64>,
+    /// When the collector marked in cycles that ended since the last state, ns: those that were seen.
+    #[serde(default)]
+    pub marks: Vec<(u64, u64)>,
 }
 
 /// What a stack allocated while every allocation was counted.

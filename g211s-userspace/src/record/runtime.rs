@@ -110,6 +110,10 @@ pub struct HeapSample {
     pub gc_percent: i32,
     /// GOMEMLIMIT; `i64::MAX`: none.
     pub memory_limit: i64,
+    /// Memory that counts towards it beside objects and what is free for them (`memoryLimitHeapGoal`); `None` where it
+    /// cannot be told.
+    #[serde(default)]
+    pub other: Option<u64>,
 }
 
 /// Collections since the program's start.

@@ -294,6 +294,7 @@ pub(super) fn json_of(record: &Record) -> Option<(u8, &'static str, serde_json::
         Record::AllocState(r) => (FIRST_JSON_TAG + 17, "allocation state", serde_json::to_vec(r)),
         Record::AllocSums(r) => (FIRST_JSON_TAG + 18, "allocation sums", serde_json::to_vec(r)),
         Record::HeapLook(r) => (FIRST_JSON_TAG + 19, "look at the heap", serde_json::to_vec(r)),
+        Record::Leaks(r) => (FIRST_JSON_TAG + 20, "search for leaks", serde_json::to_vec(r)),
     })
 }
 
@@ -317,6 +318,7 @@ fn from_json(tag: u8, json: &[u8]) -> Result<Record, &'static str> {
         17 => serde_json::from_slice(json).map(Record::AllocState),
         18 => serde_json::from_slice(json).map(Record::AllocSums),
         19 => serde_json::from_slice(json).map(Record::HeapLook),
+        20 => serde_json::from_slice(json).map(Record::Leaks),
         _ => return Err("unknown record type"),
     }
     .map_err(|_| "a record's JSON does not fit its type")

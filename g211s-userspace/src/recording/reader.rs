@@ -67,6 +67,11 @@ impl<R: Read> Reader<R> {
         self.truncated
     }
 
+    /// Bytes read so far.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+
     fn read_file_header(&mut self) -> Result<(), RecordingError> {
         let mut header = Vec::with_capacity(FILE_HEADER);
         self.fill(&mut header, FILE_HEADER)?;

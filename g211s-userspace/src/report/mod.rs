@@ -13,9 +13,9 @@ pub mod sentence;
 pub mod text;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-pub use pipeline::{Note, Pipeline};
+pub use pipeline::{Evidence, Note, Pipeline};
 pub use schema::{Report, SCHEMA, StwReport};
 pub use sentence::{delay_sentence, disagreement, sentence, sleep_sentence};
 pub use text::{Style, text};

@@ -44,6 +44,8 @@ use crate::{
 const SETTLE_NS: u64 = 250_000_000;
 /// … and at the latest after this: a thread that runs on without a switch sends nothing.
 const SETTLE_MAX_NS: u64 = 2_000_000_000;
+/// A run without an end looks so often what is due, ns.
+const SETTLE_EVERY_NS: u64 = 10_000_000;
 /// Events older than a reading of the counters by this have been drained.
 const DRAINED_NS: u64 = 500_000_000;
 /// How far back evidence is kept for what has not begun yet: late events, waits under way.
@@ -102,6 +104,15 @@ pub enum Note {
         /// What does not agree, in the time since the sample before.
         accuracy: Box<Accuracy>,
     },
+}
+
+/// What is known as an event takes its place in time, itself taken in.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// The threads of the event's target; `None` if it is of none.
+    pub threads: Option<&'a Threads>,
+    /// Who ran on the CPUs.
+    pub cpus: &'a Cpus,
 }
 
 /// A finished stop with what is said about it.
@@ -328,6 +339,8 @@ pub(super) struct State {
     /// Whether what was told is forgotten: there will be no report.
     forget: bool,
     forgotten_ns: u64,
+    /// When it was last looked what is due; kept where what was told is forgotten.
+    settled_ns: u64,
     notes: Vec<Note>,
 }
 
@@ -371,6 +384,15 @@ impl Pipeline {
 
     /// Takes the next record; returns what there is to tell.
     pub fn push(&mut self, record: Record) -> Vec<Note> {
+        self.push_watched(record, &mut |_, _| {})
+    }
+
+    /// The same, and shows each event as it takes its place in time.
+    pub fn push_watched(
+        &mut self,
+        record: Record,
+        watch: &mut impl FnMut(&Event, &Evidence<'_>),
+    ) -> Vec<Note> {
         let state = &mut self.state;
         match record {
             Record::Start(start) => {
@@ -411,7 +433,7 @@ impl Pipeline {
             Record::Event(event) => {
                 state.received[usize::from(event.header().kind)] += 1;
                 if plausible(&event) {
-                    self.order.push(event, &mut |e| state.event(&e));
+                    self.order.push(event, &mut |e| state.watched(&e, watch));
                 } else {
                     state.stray += 1;
                 }
@@ -428,7 +450,7 @@ impl Pipeline {
                     t.intervals.push(*interval);
                 }
                 // A quiet target's last stop must not wait for its next event.
-                self.order.advance_to(now, &mut |e| state.event(&e));
+                self.order.advance_to(now, &mut |e| state.watched(&e, watch));
                 state.settle(now);
                 if state.forget && now >= state.forgotten_ns + KEEP_NS {
                     state.forgotten_ns = now;
@@ -448,7 +470,8 @@ impl Pipeline {
             | Record::AllocSamples(_)
             | Record::AllocState(_)
             | Record::AllocSums(_)
-            | Record::HeapLook(_) => {}
+            | Record::HeapLook(_)
+            | Record::Leaks(_) => {}
             Record::Hists(hists) => {
                 state.last_ns = state.last_ns.max(hists.ts_ns);
                 if let Some(t) = state.targets.get_mut(usize::from(hists.target)) {
@@ -531,13 +554,28 @@ impl Pipeline {
 
     /// Ends the run: what is open is judged with the evidence there is, and told as notes.
     pub fn flush(&mut self) -> Vec<Note> {
+        self.flush_watched(&mut |_, _| {})
+    }
+
+    /// The same, and shows each event that was held back until now.
+    pub fn flush_watched(&mut self, watch: &mut impl FnMut(&Event, &Evidence<'_>)) -> Vec<Note> {
         let state = &mut self.state;
-        self.order.finish(&mut |e| state.event(&e));
+        self.order.finish(&mut |e| state.watched(&e, watch));
         for index in 0..state.targets.len() {
             let n = state.targets[index].cut(&state.cpus);
             state.tell(index, n);
         }
         std::mem::take(&mut state.notes)
+    }
+
+    /// A target's waits for a CPU over time.
+    pub fn waits(&self, target: usize) -> Option<&WaitSeries> {
+        self.state.targets.get(target).map(|t| &t.waits)
+    }
+
+    /// What a target's stalls went to so far.
+    pub fn stalls(&self, target: usize) -> Option<&Stalls> {
+        self.state.targets.get(target).map(|t| &t.stalls)
     }
 
     /// The report. Flushes first.
@@ -548,6 +586,12 @@ impl Pipeline {
 }
 
 impl State {
+    fn watched(&mut self, event: &Event, watch: &mut impl FnMut(&Event, &Evidence<'_>)) {
+        self.event(event);
+        let threads = self.targets.get(usize::from(event.header().target)).map(|t| &t.threads);
+        watch(event, &Evidence { threads, cpus: &self.cpus });
+    }
+
     /// Takes an event in its place in time.
     fn event(&mut self, event: &Event) {
         let header = event.header();
@@ -612,6 +656,11 @@ impl State {
     /// Judges what is due.
     fn settle(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
+        // Each event would have all targets looked at, of which there are many there.
+        if self.forget && self.now_ns < self.settled_ns.saturating_add(SETTLE_EVERY_NS) {
+            return;
+        }
+        self.settled_ns = self.now_ns;
         for index in 0..self.targets.len() {
             let cycles = self.targets[index].gc.cycles.len();
             let n = self.targets[index].settle(&self.cpus, self.now_ns);

@@ -170,7 +170,7 @@ pub fn sleep_sentence(sleep: &SleepReport) -> String {
 }
 
 /// A quota in words.
-fn quota_words(quota: Option<&Quota>) -> String {
+pub(crate) fn quota_words(quota: Option<&Quota>) -> String {
     quota.map_or_else(
         || "the CPU quota".to_owned(),
         |q| {
@@ -207,7 +207,7 @@ pub(super) fn thread(tid: u32, m_id: Option<u64>) -> String {
     }
 }
 
-pub(super) fn who(b: &Behind) -> String {
+pub(crate) fn who(b: &Behind) -> String {
     if b.own {
         format!("its own thread {}", b.tid)
     } else if b.observer {
@@ -234,7 +234,8 @@ fn place(p: &PlaceReport) -> String {
     }
 }
 
-fn words(cause: &CauseReport, work: &str) -> String {
+/// A cause of a stop whose reason is `work`.
+pub(crate) fn words(cause: &CauseReport, work: &str) -> String {
     let thread = thread(cause.tid, cause.m_id);
     let cpu = cause.cpu.map_or_else(|| "a CPU".to_owned(), |cpu| format!("CPU {cpu}"));
     match cause.kind {

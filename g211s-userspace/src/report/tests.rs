@@ -16,10 +16,10 @@ use crate::{
     event::Event,
     model::ascii::{Scene, TGID},
     record::{
-        AttachedProbe, Cost, GcSample, GoroutineSample, HeapSample, Hists, Host, Interval,
-        LatenessSource, Moment, Notice, PSample, PollSource, ProbeHits, ProcessInfo, Quota, Reads,
-        Record, RunEnd, RunStart, RuntimeAccess, RuntimeFeature, RuntimeSample, Settings,
-        SparseHist, StwSample, Target, ThreadInfo, ThreadTotals, Unavailable,
+        AttachedProbe, Cost, GcSample, GoroutineSample, HeapSample, Hists, Host, HotProbes,
+        Interval, LatenessSource, Moment, Notice, PSample, PollSource, ProbeHits, ProcessInfo,
+        Quota, Reads, Record, RunEnd, RunStart, RuntimeAccess, RuntimeFeature, RuntimeSample,
+        Settings, SparseHist, StwSample, Target, ThreadInfo, ThreadTotals, Unavailable,
     },
 };
 
@@ -27,7 +27,8 @@ use crate::runtime::histogram::TimeHist;
 
 const MS: u64 = 1_000_000;
 
-fn start(go_version: &str) -> Record {
+/// The head of such a run.
+pub(crate) fn start(go_version: &str) -> Record {
     Record::Start(Box::new(RunStart {
         g211s_version: "0.1.0".into(),
         start_ns: 0,
@@ -200,6 +201,7 @@ fn sample(at: u64, moment: Moment) -> Record {
             goal: Some(40_000_000),
             gc_percent: 100,
             memory_limit: i64::MAX,
+            other: None,
         }),
         gc: Some(GcSample {
             cycles: 20 + u32::from(over),
@@ -226,7 +228,8 @@ fn sample(at: u64, moment: Moment) -> Record {
     }))
 }
 
-fn tail() -> Vec<Record> {
+/// What follows on its events.
+pub(crate) fn tail() -> Vec<Record> {
     let hists = BTreeMap::from([
         (Hist::WokenOutside as u8, hist(&[2_000, 3_000, 9_000, 40_000])),
         (Hist::WokenInStw as u8, hist(&[1_000_000])),
@@ -289,6 +292,14 @@ fn tail() -> Vec<Record> {
                 agent_cpu_ns: 12 * MS,
                 agent_max_rss_bytes: 23_000_000,
                 probe_hits: vec![ProbeHits { target: 0, site: "stw_stop".into(), hits: 3 }],
+                hot_probes: vec![HotProbes {
+                    target: 0,
+                    budget: 0.01,
+                    budget_least_cpus: 0.5,
+                    hit_ns: 1_500,
+                    hits: 2_000,
+                    target_cpu_ns: Some(1_000 * MS),
+                }],
                 ring_bytes: 4096,
                 attach_ns: 80 * MS,
                 ..Cost::default()
@@ -297,7 +308,8 @@ fn tail() -> Vec<Record> {
     ]
 }
 
-fn run() -> Vec<Record> {
+/// A short whole run.
+pub(crate) fn run() -> Vec<Record> {
     let mut records = vec![start("go1.27.3")];
     records.extend(scene().events().into_iter().map(Record::Event));
     records.extend(tail());
@@ -636,7 +648,8 @@ fn go_1_21_through_the_pipeline() {
     assert_eq!(report.first.stw[1].runtime_total_ns, None);
 }
 
-fn any_event() -> impl Strategy<Value = Vec<u8>> {
+/// Bytes that may be an event.
+pub(crate) fn any_event() -> impl Strategy<Value = Vec<u8>> {
     // Mostly small numbers, so that events have to do with each other.
     let word = prop_oneof![8 => 0u64..40, 1 => any::<u64>()];
     let sizes = prop_oneof![Just((1u8, 56)), Just((2, 56)), Just((3, 64)), Just((4, 24))];
@@ -719,7 +732,7 @@ fn again(events: &[Event], round: u64) -> impl Iterator<Item = Event> {
 }
 
 /// Several cycles, without the stop that the scene leaves open.
-fn cycles(rounds: u64) -> Vec<Event> {
+pub(crate) fn cycles(rounds: u64) -> Vec<Event> {
     let mut one = scene().events();
     one.retain(|e| !matches!(e, Event::Probe(p) if p.stw == 3));
     (0..rounds).flat_map(|round| again(&one, round).collect::<Vec<_>>()).collect()

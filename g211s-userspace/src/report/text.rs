@@ -11,6 +11,7 @@ use super::{
     sentence::{delay_sentence, disagreement, sentence, sleep_sentence},
 };
 use crate::analysis::verdict::CauseKind;
+use crate::record::HotProbes;
 
 mod goroutine;
 mod runtime;
@@ -66,7 +67,7 @@ pub fn text(report: &Report, style: Style) -> String {
 }
 
 /// What casts doubt on the report as a whole.
-fn alarms(report: &Report) -> Vec<String> {
+pub(crate) fn alarms(report: &Report) -> Vec<String> {
     let mut alarms = Vec::new();
     for target in std::iter::once(&report.first).chain(&report.others) {
         let of = format!("process {}", target.target.pid);
@@ -287,7 +288,8 @@ fn stalls(out: &mut String, t: &TargetReport, style: Style) {
     }
 }
 
-fn cause(kind: CauseKind, behind: Option<&BehindProcess>) -> String {
+/// A cause of stalls in words.
+pub(crate) fn cause(kind: CauseKind, behind: Option<&BehindProcess>) -> String {
     match (kind, behind) {
         (CauseKind::RunqueueWait, Some(b)) if b.own => {
             "runnable, waiting behind the target's own threads".to_owned()
@@ -524,6 +526,28 @@ fn threads(out: &mut String, t: &TargetReport, style: Style) {
     }
 }
 
+/// What the probes in a target's hot code took.
+fn hot_probes(p: &HotProbes, several: bool) -> String {
+    let spent = p.hits.saturating_mul(p.hit_ns);
+    let of = if several { format!(" of target {}", p.target) } else { String::new() };
+    let mut line = format!(
+        "Probes in hot code{of} (allocator, mark assists): {} hits at {} each (measured here) took about {}",
+        count(p.hits),
+        duration(p.hit_ns),
+        duration(spent)
+    );
+    if let Some(cpu_ns) = p.target_cpu_ns.filter(|ns| *ns > 0) {
+        let _ = write!(line, ", {} of the process's CPU time", percent(spent, cpu_ns));
+    }
+    let _ = write!(
+        line,
+        " (budget {:.1} %, of {} CPUs at least).",
+        p.budget * 100.0,
+        p.budget_least_cpus
+    );
+    line
+}
+
 fn run_text(out: &mut String, report: &Report, style: Style) {
     heading(out, "Evidence and cost", style);
     let e = &report.events;
@@ -554,6 +578,9 @@ fn run_text(out: &mut String, report: &Report, style: Style) {
             let _ = write!(line, "; {} in BPF ({share} of one CPU).", duration(ns));
         }
         wrap(out, "  ", "    ", &line, str::to_owned);
+        for p in &c.hot_probes {
+            wrap(out, "  ", "    ", &hot_probes(p, c.hot_probes.len() > 1), str::to_owned);
+        }
     }
     let stolen = sum(report.run.steal.iter().map(|s| s.ns));
     if stolen > 0 {

@@ -16,6 +16,7 @@ pub mod sampling;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
+pub mod types;
 
 use memory::{Memory, MemoryError};
 

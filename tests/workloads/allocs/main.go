@@ -1,7 +1,7 @@
 // Allocates from a dozen call sites and counts, by itself, what each has allocated: the truth for `g211s allocs`.
 //
-// Every 50 ms a line on standard output: "at NANOSECONDS site=BYTES,OBJECTS ...", by the monotonic clock, cumulative.
-// Bytes are as the heap keeps them (rounded up to size classes): all sizes here are size classes but for those of large
+// Every 50 ms (`-every`) a line on standard output: "at NANOSECONDS cpu=NANOSECONDS site=BYTES,OBJECTS ...", by the
+// monotonic clock, the CPU time of the program so far, and the sites' sums. Bytes are as the heap keeps them (rounded up to size classes): all sizes here are size classes but for those of large
 // objects, which are whole pages.
 package main
 
@@ -132,11 +132,19 @@ func monotonic() int64 {
 	return ts.Nano()
 }
 
+// cpuTime is that of the whole program.
+func cpuTime() int64 {
+	var ts syscall.Timespec
+	syscall.Syscall(syscall.SYS_CLOCK_GETTIME, 2, uintptr(unsafe.Pointer(&ts)), 0)
+	return ts.Nano()
+}
+
 func main() {
 	rate := flag.Int64("rate", 0, "allocations a second of each worker; 0: as many as it can")
 	workers := flag.Int("workers", 2, "goroutines that allocate")
 	seed := flag.Int64("seed", 1, "of the choice of sites")
 	rise := flag.Int64("rise", 0, "rate after SIGUSR1")
+	every := flag.Duration("every", 50*time.Millisecond, "from line to line")
 	flag.Parse()
 	var perSecond atomic.Int64
 	perSecond.Store(*rate)
@@ -157,7 +165,7 @@ func main() {
 	for {
 		line.Reset()
 		at := monotonic()
-		fmt.Fprintf(&line, "at %d", at)
+		fmt.Fprintf(&line, "at %d cpu=%d", at, cpuTime())
 		for n, s := range sites {
 			var sum int64
 			for w := 0; w < *workers; w++ {
@@ -167,6 +175,6 @@ func main() {
 		}
 		out.WriteString(line.String() + "\n")
 		out.Flush()
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(*every)
 	}
 }

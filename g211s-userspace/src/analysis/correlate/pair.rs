@@ -100,6 +100,12 @@ pub(super) fn compare(x: Measure<'_>, y: Measure<'_>, interval_ns: u64) -> Pair 
     Pair { x: x.0, y: y.0, max_lag, at_zero, best, warning, labels: (x.1, y.1) }
 }
 
+/// Two series at every lag that is searched.
+pub(super) fn at_all_lags(x: Measure<'_>, y: Measure<'_>, interval_ns: u64) -> Vec<LagStat> {
+    let max_lag = if align(x.2, y.2, 0).0.len() < MIN_INTERVALS { 0 } else { MAX_LAG };
+    (-max_lag..=max_lag).filter_map(|lag| at_lag(x.2, y.2, lag, interval_ns)).collect()
+}
+
 /// The pairs (x of an interval, y of the one `lag` later) that both have a value.
 fn align(x: &[Option<f64>], y: &[Option<f64>], lag: i32) -> (Vec<f64>, Vec<f64>) {
     let skip = lag.unsigned_abs() as usize;

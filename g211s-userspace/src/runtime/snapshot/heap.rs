@@ -52,6 +52,9 @@ pub(super) fn sample<M: Memory>(runtime: &Runtime<M>, bytes: &[u8]) -> Option<He
         goal: goal(&controller),
         gc_percent: value("gcPercent")? as u32 as i32,
         memory_limit: controller.memory_limit,
+        other: controller
+            .limits
+            .and_then(|(free, alloc, ready)| ready.checked_sub(free.checked_add(alloc)?)),
     })
 }
 

@@ -1,0 +1,3 @@
+module g211s.test/inuse
+
+go 1.21
