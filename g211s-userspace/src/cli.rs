@@ -537,7 +537,7 @@ pub struct AgentArgs {
     /// A wait for a CPU of at least this is an incident [default: 100ms]
     #[arg(long, value_name = "TIME", value_parser = duration, env = "G211S_AGENT_CAPTURE_DELAY")]
     pub capture_delay: Option<Duration>,
-    /// Push metrics and events to this OpenTelemetry collector (http://HOST:4318)
+    /// Push metrics and events to this OpenTelemetry collector (`http://HOST:4318`)
     #[arg(long, value_name = "URL", env = "G211S_AGENT_OTLP")]
     pub otlp: Option<String>,
 }

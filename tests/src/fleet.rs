@@ -2,6 +2,7 @@
 //! not know what an agent does with them.
 
 use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
@@ -194,7 +195,11 @@ impl Prometheus {
 
     /// What it answers to a query: labels and value of each series.
     pub fn query(&self, query: &str) -> Result<Vec<(Value, f64)>> {
-        let coded: String = query.bytes().map(|b| format!("%{b:02X}")).collect();
+        let mut coded = String::new();
+        for byte in query.bytes() {
+            // Writing to a String does not fail.
+            let _ = write!(coded, "%{byte:02X}");
+        }
         let body = get(&self.address, &format!("/api/v1/query?query={coded}"), "*/*")?;
         let answer: Value = serde_json::from_slice(&body)?;
         let rows = answer["data"]["result"].as_array().with_context(|| answer.to_string())?;

@@ -39,13 +39,13 @@ fn status_mib(pid: u32, name: &str) -> Result<f64> {
 fn twenty_services_that_do_little_cost_little_and_nothing_grows() -> Result<()> {
     needs_kernel!();
     let (old, new) = (Own::new("idle", go::OLD, "quiet")?, Own::new("idle", go::NEW, "quieter")?);
-    let start = |i: usize| if i % 2 == 0 { &old } else { &new }.start(&["-tick", "100ms"]);
+    let start = |i: usize| if i.is_multiple_of(2) { &old } else { &new }.start(&["-tick", "100ms"]);
     let _services = (0..SERVICES).map(start).collect::<Result<Vec<Proc>>>()?;
     // A real one, whose executable is large.
     let folder = Folder::new("quiet")?;
     let large = kernel::find("prometheus").is_some();
     let _large = large
-        .then(|| Prometheus::start("127.0.0.1:1", Duration::from_secs(60), &folder.0))
+        .then(|| Prometheus::start("127.0.0.1:1", Duration::from_mins(1), &folder.0))
         .transpose()?;
     let captures = folder.0.join("captures").display().to_string();
     let wanted = SERVICES + usize::from(large);
@@ -128,7 +128,7 @@ fn prometheus_scrapes_for_minutes_while_services_come_and_go() -> Result<()> {
     while record.poll()?.is_none() {
         others
             .remove(0)
-            .stop(if n % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM }, PATIENCE)?;
+            .stop(if n.is_multiple_of(2) { Signal::SIGKILL } else { Signal::SIGTERM }, PATIENCE)?;
         others.push(start(n)?);
         (n, changes) = (n + 1, changes + 1);
         std::thread::sleep(Duration::from_secs(3));

@@ -1,7 +1,7 @@
 //! Gives up every capability that the agent does not need once it runs. Must not know why it needs them.
 //!
 //! Uprobes take `CAP_PERFMON` up to Linux 6.15, and `CAP_SYS_ADMIN` from 6.16 on and in the stable updates that took the
-//! same change (kernel/events/core.c, `perf_uprobe_event_init`: "perf: Revert to requiring CAP_SYS_ADMIN for
+//! same change (`kernel/events/core.c`, `perf_uprobe_event_init`: "perf: Revert to requiring `CAP_SYS_ADMIN` for
 //! uprobes"). Which it is here is found by trying.
 //!
 //! `capset(2)` acts on the calling thread; threads made later inherit from it. So this is to be called before there

@@ -18,13 +18,13 @@ use crate::target::{ResolvedTarget, TargetError, resolve_with};
 /// Executables that are remembered.
 const MAX_PROGRAMS: usize = 1024;
 /// A process is looked at so long after it replaced its program: its runtime has set itself up by then.
-const SETTLE: Duration = Duration::from_millis(1000);
+const SETTLE: Duration = Duration::from_secs(1);
 /// Processes that wait for that.
 const MAX_YOUNG: usize = 4096;
 /// A process that could not be watched is tried again after this, twice as long each time …
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_mins(1);
 /// … up to this.
-const RETRY_MAX: Duration = Duration::from_secs(3600);
+const RETRY_MAX: Duration = Duration::from_hours(1);
 
 /// Which executable: device, inode, size, time of its last change.
 type Identity = (u64, u64, u64, i64);
@@ -213,7 +213,7 @@ impl Discovery {
             known.used = round;
             return Ok(known.program.clone());
         }
-        let program = read(self.procfs.open_exe(pid)?)?;
+        let program = read(self.procfs.open_exe(pid)?);
         let remembered = Remembered { program: program.clone(), binary: Weak::new(), used: round };
         self.programs.insert(identity, remembered);
         Ok(program)
@@ -270,16 +270,16 @@ impl Discovery {
     }
 }
 
-fn read(file: File) -> io::Result<Program> {
+fn read(file: File) -> Program {
     // Whoever links a Go program writes this section; without section headers it must be searched for.
-    let Ok(elf) = ElfFile::open(file) else { return Ok(Program::Other) };
+    let Ok(elf) = ElfFile::open(file) else { return Program::Other };
     if !elf.sections.is_empty() && elf.section(".go.buildinfo").is_none() {
-        return Ok(Program::Other);
+        return Program::Other;
     }
-    let Ok(build) = BuildInfo::read(&elf) else { return Ok(Program::Other) };
-    Ok(Program::Go(Arc::new(GoProgram {
+    let Ok(build) = BuildInfo::read(&elf) else { return Program::Other };
+    Program::Go(Arc::new(GoProgram {
         go_version: build.go_version.clone(),
         module: build.module.clone().unwrap_or_default(),
         package: build.path.clone().unwrap_or_default(),
-    })))
+    }))
 }

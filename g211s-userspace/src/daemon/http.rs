@@ -174,7 +174,7 @@ mod tests {
             (b"GET /\xff HTTP/1.1\r\n\r\n", "400 Bad Request"),
             (b"GET / HTTP/1.1\r\nHost: x\r\n", "400 Bad Request"),
             (b"PUT / HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
-            (&[b'a'; MAX_HEAD + 1][..], "431 Request Header Fields Too Large"),
+            (&vec![b'a'; MAX_HEAD + 1][..], "431 Request Header Fields Too Large"),
         ] {
             assert_eq!(parse(bad), Err(status), "{}", String::from_utf8_lossy(bad));
         }

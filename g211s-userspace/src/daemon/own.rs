@@ -59,6 +59,8 @@ pub fn rss_bytes() -> Option<u64> {
     Some(pages * 4096)
 }
 
+/// Name, the one in Prometheus where that is another, help, unit, kind, series.
+type Row = (&'static str, Option<&'static str>, &'static str, &'static str, Kind, Series);
 type Series = Vec<(Vec<(&'static str, String)>, Value)>;
 
 impl Own {
@@ -89,14 +91,7 @@ impl Own {
         let (counter, gauge) = (Kind::Counter, Kind::Gauge);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let info = vec![("service.version", version), ("os.kernel", self.kernel.clone())];
-        let all: Vec<(
-            &'static str,
-            Option<&'static str>,
-            &'static str,
-            &'static str,
-            Kind,
-            Series,
-        )> = vec![
+        let all: Vec<Row> = vec![
             (
                 "g211s.agent.info",
                 None,

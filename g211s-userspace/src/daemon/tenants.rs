@@ -57,6 +57,11 @@ impl Tenants {
         self.by_index.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_index.is_empty()
+    }
+
     /// Whether a process is among them.
     pub fn watches(&self, pid: u32) -> bool {
         self.by_index.values().any(|c| c.pid == pid)

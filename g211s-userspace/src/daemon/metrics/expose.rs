@@ -1,4 +1,4 @@
-//! Families of metrics in the formats that Prometheus scrapes: text 0.0.4, OpenMetrics 1.0, and protobuf, which alone
+//! Families of metrics in the formats that Prometheus scrapes: text 0.0.4, `OpenMetrics` 1.0, and protobuf, which alone
 //! has native histograms. Must not know what the metrics mean.
 
 use std::fmt::Write as _;
@@ -75,7 +75,7 @@ impl Family {
 pub enum Format {
     /// Prometheus's text.
     Text,
-    /// OpenMetrics's.
+    /// `OpenMetrics`'s.
     OpenMetrics,
     /// Prometheus's protobuf, delimited.
     Protobuf,
@@ -214,7 +214,9 @@ pub(super) mod tests {
 
     pub(crate) fn families() -> Vec<Family> {
         let mut h = Histogram::default();
-        [0, 5_000, 3_000_000, 3_000_000].into_iter().for_each(|ns| h.add(ns));
+        for ns in [0, 5_000, 3_000_000, 3_000_000] {
+            h.add(ns);
+        }
         let labels = |v: &str| vec![("process.executable.name", v.to_owned())];
         let family = |name, help, unit, kind, series| Family {
             name,

@@ -134,7 +134,9 @@ mod tests {
         #[test]
         fn every_value_is_in_its_bucket(values in prop::collection::vec(0u64..40_000_000_000, 0..200)) {
             let mut h = Histogram::default();
-            values.iter().for_each(|v| h.add(*v));
+            for v in &values {
+                h.add(*v);
+            }
             for (edge, below) in h.classic() {
                 let truth = values.iter().filter(|v| (**v as f64) < (edge * 1e9).round()).count();
                 prop_assert_eq!(below, truth as u64, "below {}", edge);
@@ -158,7 +160,9 @@ mod tests {
                               b in prop::collection::vec(0u64..1_000_000_000, 0..100)) {
             let sparse = |values: &[u64]| {
                 let mut h = Histogram::default();
-                values.iter().for_each(|v| h.add(*v));
+                for v in values {
+                    h.add(*v);
+                }
                 let buckets = h.buckets.iter().map(|(b, n)| (*b, *n)).collect();
                 SparseHist { count: h.count, sum: h.sum_ns, max: 0, buckets }
             };

@@ -50,7 +50,9 @@ impl Store {
     pub fn attached(&mut self, index: u8, mut identity: Identity) {
         let is_new = !self.services.contains_key(&identity);
         if is_new && self.services.len() >= MAX_SERVICES {
-            identity.iter_mut().for_each(|(_, value)| OTHER.clone_into(value));
+            for (_, value) in &mut identity {
+                OTHER.clone_into(value);
+            }
         }
         let service = self.services.entry(identity.clone()).or_default();
         service.processes += 1;

@@ -1,4 +1,4 @@
-//! Prometheus's protobuf exposition (`io.prometheus.client`, `metrics.proto` of prometheus/client_model): as much of
+//! Prometheus's protobuf exposition (`io.prometheus.client`, `metrics.proto` of `prometheus/client_model`): as much of
 //! it as is written. Must not know what the metrics mean.
 
 use prost::Message;
@@ -85,7 +85,7 @@ pub(super) struct MetricFamily {
 }
 
 /// Values below this are zero in a native histogram, seconds: Prometheus's own default, 2^-128.
-const ZERO_THRESHOLD: f64 = 2.938_735_877_055_718_8e-39;
+const ZERO_THRESHOLD: f64 = 2.938_735_877_055_719e-39;
 
 /// Appends a family, with its length before it.
 pub(super) fn push(out: &mut Vec<u8>, family: &Family, schema: i32) {

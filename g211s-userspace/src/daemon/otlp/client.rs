@@ -1,5 +1,6 @@
 //! One POST over HTTP/1.1, without TLS: a collector on this machine or network. Must not know what is posted.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -50,7 +51,8 @@ async fn exchange(
         if [name, value].iter().any(|t| t.contains(['\r', '\n'])) {
             bail!("the header `{}` has a line break in it", name.escape_debug());
         }
-        head.push_str(&format!("{name}: {value}\r\n"));
+        // Writing to a String does not fail.
+        let _ = write!(head, "{name}: {value}\r\n");
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).await?;

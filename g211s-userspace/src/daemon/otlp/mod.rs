@@ -47,26 +47,27 @@ fn int(key: &str, value: u64) -> KeyValue {
     attribute(key, Any::Int(i64::try_from(value).unwrap_or(i64::MAX)))
 }
 
-fn scope() -> Option<Scope> {
-    Some(Scope { name: "g211s".into(), version: env!("CARGO_PKG_VERSION").into() })
+fn scope() -> Scope {
+    Scope { name: "g211s".into(), version: env!("CARGO_PKG_VERSION").into() }
 }
 
 impl Speaker {
-    fn resource(&self) -> Option<Resource> {
+    fn resource(&self) -> Resource {
         let attributes = vec![
             string("service.name", "g211s"),
             string("service.version", env!("CARGO_PKG_VERSION")),
             string("host.name", &self.host),
         ];
-        Some(Resource { attributes })
+        Resource { attributes }
     }
 
     /// Families as a request for `/v1/metrics`.
     pub fn metrics(&self, families: &[Family], now_ns: u64) -> Vec<u8> {
         let families = families.iter().filter(|f| !f.series.is_empty());
         let metrics = families.map(|f| self.metric(f, now_ns)).collect();
-        let scope_metrics = vec![ScopeMetrics { scope: scope(), metrics }];
-        let resource_metrics = vec![ResourceMetrics { resource: self.resource(), scope_metrics }];
+        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics }];
+        let resource_metrics =
+            vec![ResourceMetrics { resource: Some(self.resource()), scope_metrics }];
         MetricsData { resource_metrics }.encode_to_vec()
     }
 
@@ -136,8 +137,8 @@ impl Speaker {
             })
         };
         let log_records = events.iter().filter_map(record).collect();
-        let scope_logs = vec![ScopeLogs { scope: scope(), log_records }];
-        let resource_logs = vec![ResourceLogs { resource: self.resource(), scope_logs }];
+        let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records }];
+        let resource_logs = vec![ResourceLogs { resource: Some(self.resource()), scope_logs }];
         LogsData { resource_logs }.encode_to_vec()
     }
 }
@@ -211,7 +212,9 @@ mod tests {
     #[test]
     fn a_distribution_keeps_its_values() {
         let mut h = Histogram::default();
-        [0, 5_000, 5_100, 3_000_000].into_iter().for_each(|ns| h.add(ns));
+        for ns in [0, 5_000, 5_100, 3_000_000] {
+            h.add(ns);
+        }
         let point = exponential(&h);
         let positive = point.positive.expect("there are some");
         assert_eq!((point.count, point.zero_count, point.scale), (4, 1, 3));
