@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::account::{Account, Cpus};
+use crate::account::{Account, Cpus, LEAST_CPU};
 
 /// Most that the account holds, as time at the budget's full rate: what may be spent at once after a rest.
 const SAVED_NS: u64 = 3_000_000_000;
@@ -18,8 +18,6 @@ const MOST_SAVED_NS: u64 = 8_000_000_000;
 const REST_NS: u64 = 1_500_000_000;
 /// A plan is made denser only after it would have fitted for so long.
 const CALM_NS: u64 = 4_000_000_000;
-/// A process that is nearly idle counts as one that takes so much of a CPU.
-pub const LEAST_CPU: f64 = 0.05;
 /// Part of the budget that a denser plan may be expected to take. Not all of it: expectations are from the runtime's
 /// counts, and a plan that does not fit costs two changes.
 const DENSER_UP_TO: f64 = 0.6;
@@ -319,9 +317,9 @@ mod tests {
 
     #[test]
     fn work_that_is_dear_is_done_more_rarely() {
-        // A nearly idle process: 1 % of 5 % of a CPU.
+        // A nearly idle process: 1 % of half a CPU.
         let b = Budget::new(0.01, COSTS, true);
-        assert_eq!(b.paced(100_000), Duration::from_secs(1));
+        assert_eq!(b.paced(1_000_000), Duration::from_secs(1));
         assert_eq!(b.paced(0), Duration::ZERO);
         assert_eq!(Budget::new(0.0, COSTS, true).paced(1), Duration::MAX);
     }
