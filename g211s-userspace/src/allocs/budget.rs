@@ -16,6 +16,9 @@ const MOST_SAVED_NS: u64 = 8_000_000_000;
 /// Shortest rest. Coming and going costs the whole machine some (see `governor::LOOK_EVERY`), and a look after less
 /// tells little that the last one did not.
 const REST_NS: u64 = 1_500_000_000;
+/// Of its share so much is spent: a hit leaves caches colder than it found them, and no account sees that. (At 5 % of a
+/// program that does nothing but allocate, what was charged in full had taken 7.7 % of its throughput.)
+const SPENT: f64 = 0.75;
 /// A plan is made denser only after it would have fitted for so long.
 const CALM_NS: u64 = 4_000_000_000;
 /// Part of the budget that a denser plan may be expected to take. Not all of it: expectations are from the runtime's
@@ -123,7 +126,7 @@ impl Budget {
 
     /// What the target's CPU time allows, ns a second.
     fn per_second_ns(&self) -> f64 {
-        self.cpus.share_ns(self.share, LEAST_CPU)
+        self.cpus.share_ns(self.share * SPENT, LEAST_CPU / SPENT)
     }
 
     /// Sets what comes in and what is saved by the target's use of CPUs.
@@ -289,9 +292,9 @@ mod tests {
             let mut b = begun(&t);
             let (spent, attached) = run(&mut b, &mut 0, 120, &mut 0, &t);
             // The granularity of 50 ms is part of it.
-            let allowed = 0.01 * 120e9 + 0.05 * rate * 2_000.0;
+            let allowed = SPENT * 0.01 * 120e9 + 0.05 * rate * 2_000.0;
             assert!(spent <= allowed * 1.05, "{rate}: {spent} of {allowed}");
-            assert!(spent >= 0.01 * 120e9 * 0.7, "{rate}: only {spent} of the budget is used");
+            assert!(spent >= SPENT * 0.01 * 120e9 * 0.7, "{rate}: only {spent} of the budget is used");
             assert!(attached > 0);
         }
     }
