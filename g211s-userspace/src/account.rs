@@ -1,6 +1,10 @@
 //! What probes may spend: comes in at a rate, is saved up to a limit, and what is owed is made up for by resting. In
 //! whatever unit; must not know what is paid for.
 
+/// As so much of a CPU a process counts at least. Much, since what is hit there may be the cause of a pause and comes in
+/// bursts, and since of a part of what a nearly idle process takes nothing is to be seen: a leak of a megabyte a second
+/// takes a twentieth of a CPU.
+pub const LEAST_CPU: f64 = 0.5;
 /// What is spent beyond what is saved counts for at most so long a rest, ns.
 const LONGEST_REST_NS: u64 = 60_000_000_000;
 

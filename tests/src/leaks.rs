@@ -36,6 +36,8 @@ pub struct Truth {
     /// has other goroutines do it.
     #[serde(rename = "in")]
     pub within: Vec<String>,
+    /// The same of functions that make smaller things which stay with it: not the leak, and no false alarm either.
+    pub also: Vec<String>,
 }
 
 /// What it says after a collection.
@@ -152,8 +154,9 @@ impl Told {
     /// What is called a leak and has nothing to do with the one that is known.
     pub fn others(&self, truth: Option<&Truth>) -> Vec<String> {
         let is_its = |functions: &[String]| {
-            truth.is_some_and(|truth| {
-                functions.iter().any(|f| *f == truth.function || is_within(truth, f))
+            truth.is_some_and(|t| {
+                let with_it = |f: &String| t.also.iter().any(|prefix| f.starts_with(prefix.as_str()));
+                functions.iter().any(|f| *f == t.function || is_within(t, f) || with_it(f))
             })
         };
         let others = self.leaks().into_iter().filter(|(_, functions)| !is_its(functions));

@@ -176,6 +176,11 @@ fn trial(version: &str, seed: u32, late: u64, more: &[&str]) -> Result<Vec<Strin
         }
         match truth {
             Some(truth) if !told.names(&truth) => {
+                let folder = g211s_tests::target_dir().join("leaks");
+                std::fs::create_dir_all(&folder)?;
+                let file = folder.join(format!("{version}-{kind}-{seed}.json"));
+                std::fs::write(&file, serde_json::to_vec_pretty(&told.document)?)?;
+                println!("what it told is in {}", file.display());
                 wrong.push(format!("{kind}, seed {seed}: not named: {truth:?}, but {what}"));
             }
             Some(_) => ensure!(told.code == 3, "{kind}: exit code {}", told.code),

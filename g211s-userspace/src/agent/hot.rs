@@ -6,11 +6,7 @@ use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
 use super::now_ns;
-use crate::account::Cpus;
-
-/// As so much of a CPU a process counts at least. Much, since what is hit there may be the cause of a pause, and comes in
-/// bursts in programs that do little otherwise.
-pub(super) const LEAST_CPU: f64 = 0.5;
+use crate::account::{Cpus, LEAST_CPU};
 
 /// What hits may take.
 #[derive(Clone, Copy, Debug)]

@@ -9,12 +9,13 @@ use g211s_ebpf::{
 
 use super::{
     governed::Governed,
-    hot::{Hot, HotBudget, LEAST_CPU},
+    hot::{Hot, HotBudget},
     naming::Naming,
     now_ns,
     waits::WaitsReader,
 };
 use crate::{
+    account::LEAST_CPU,
     bpf::{ProbeHandle, ProbeRequest, SAMPLER_HZ, Session, TargetRequest},
     go::{Binary, plan},
     governor::Governor,

@@ -219,7 +219,8 @@ impl Collections {
         let runway = goal.saturating_sub(live);
         let gogc = u32::try_from(heap.gc_percent).ok().filter(|n| *n > 0);
         let limit = u64::try_from(heap.memory_limit).ok().filter(|_| heap.memory_limit < i64::MAX);
-        if runway == 0 {
+        // With neither there is none: the runtime has a number of no meaning then, and the program asks for collections.
+        if runway == 0 || gogc.is_none() && limit.is_none() {
             return None;
         }
         let minimum = gogc.map(|n| HEAP_MINIMUM.saturating_mul(n.into()) / 100);
@@ -329,6 +330,16 @@ mod tests {
         let g = goal(heap(100, 140, -1, Some(155)), 0);
         assert_eq!((g.decides, g.gogc), (Decides::MemoryLimit, None));
         assert_eq!(goal(heap(100, 220, 100, None), 9).decides, Decides::Program);
+    }
+
+    #[test]
+    fn with_gogc_off_and_no_limit_there_is_no_goal() {
+        let mut c = Collections::default();
+        let gc = |cycles| GcSample { cycles, forced: cycles, ..GcSample::default() };
+        for (moment, cycles) in [(Moment::Start, 0), (Moment::End, 10)] {
+            c.runtime(&runtime(moment, heap(100, 1 << 40, -1, None), gc(cycles), 0));
+        }
+        assert_eq!(c.happened().expect("known").goal, None);
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! What came of a run that followed allocations, as JSON has it (schema `g211s.allocs/1`, `docs/report-schema.md`). Must not
+//! What came of a run that followed allocations, as JSON has it (schema `g211s.allocs/1`, `docs/allocs-schema.md`). Must not
 //! know BPF, processes, or how a text looks.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::budget::LEAST_CPU;
 use super::collections::{Decides, ENOUGH};
 use super::decode::NO_STACK;
 use super::model::Model;
+use crate::account::LEAST_CPU;
 use crate::analysis::allocations::{Estimate, Observed};
 use crate::record::{RunEnd, RunStart, Unavailable};
 

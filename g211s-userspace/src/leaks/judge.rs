@@ -30,8 +30,12 @@ const MOST: f64 = 0.3;
 const FEW_SAMPLES: u64 = 100;
 /// Of what lived halfway, so much lives at the end of what leaks.
 const KEPT: f64 = 0.5;
-/// Where the probes look only now and then, a site that leaks is seen to by so many looks at least.
+/// Where the probes look only now and then, a site that leaks is seen to by so many looks at least; and by so many where
+/// they saw more than they missed.
 const LEAST_LOOKS: u64 = 3;
+const LEAST_LONG_LOOKS: u64 = 2;
+/// Attached for this part of the run, they saw more than they missed.
+const MOSTLY: f64 = 0.5;
 /// Probes that were attached for this part of the run were there all the time.
 const ALWAYS: f64 = 0.9;
 /// Of the normal distribution, two-sided 95 %.
@@ -346,7 +350,11 @@ fn tell(seen: &Seen) -> Vec<Told> {
     let profile = series(&|s| Some((s.held.as_ref()?.points.clone(), kept(s))));
     let all = series(&|s| Some((s.survived.as_ref()?.all.clone(), kept(s))));
     let sure = series(&|s| Some((s.survived.as_ref()?.sure.clone(), kept(s))));
-    let rests = seen.survivors.observed_share() < ALWAYS;
+    let least_looks = match seen.survivors.observed_share() {
+        ALWAYS.. => 0,
+        MOSTLY.. => LEAST_LONG_LOOKS,
+        _ => LEAST_LOOKS,
+    };
     let missed = seen.survivors.cycles_missed;
     let mut told = Vec::new();
     for (site, ((profile, all), sure)) in
@@ -369,7 +377,7 @@ fn tell(seen: &Seen) -> Vec<Told> {
         let looks = site.survived.as_ref().map_or(0, |s| s.looks);
         let points = followed.as_ref().map_or(0, |f: &Evidence| f.points);
         told.push(Told {
-            few_looks: rests && looks < LEAST_LOOKS,
+            few_looks: looks < least_looks,
             many_missed: missed > points / 2,
             profile: of_profile,
             followed,

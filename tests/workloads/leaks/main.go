@@ -11,7 +11,8 @@
 //
 // It prints `listening -` when it is up, and then `truth ` and JSON: kind, whether it leaks, and the
 // function, file and line that make what stays, or what grows for a while; and "in", beginnings of the
-// names of functions below it that really allocate, or in whose goroutines it happens.
+// names of functions below it that really allocate, or in whose goroutines it happens; and "also", the same
+// of those that make smaller things which stay with it (what a goroutine waits by, a buffer's header).
 // After each collection: `heap ` and JSON with the number of collections, seconds since the start and
 // the bytes that were reached (HeapAlloc right after), and how many bytes are held on purpose.
 package main
@@ -51,18 +52,19 @@ var kinds = map[string]struct {
 	leaks bool
 	make  func(*rand.Rand) leaker
 	in    []string
+	also  []string
 }{
-	"goroutine": {true, newGoroutines, []string{}},
-	"map":       {true, newGrowingMap, []string{}},
-	"subslice":  {true, newSubslices, []string{}},
-	"channel":   {true, newChannel, []string{}},
-	"response":  {true, newResponses, []string{"net/http.", "bufio.", "net."}},
-	"slice":     {true, newGlobalSlice, []string{}},
-	"pool":      {true, newPool, []string{}},
-	"closure":   {true, newCallbacks, []string{}},
-	"cache":     {false, newCache, []string{}},
-	"diurnal":   {false, newDiurnal, []string{}},
-	"step":      {false, newStep, []string{}},
+	"goroutine": {true, newGoroutines, []string{}, []string{"main.(*goroutines)."}},
+	"map":       {true, newGrowingMap, []string{}, []string{}},
+	"subslice":  {true, newSubslices, []string{}, []string{}},
+	"channel":   {true, newChannel, []string{}, []string{"main.(*channel)."}},
+	"response":  {true, newResponses, []string{"net/http.", "bufio.", "net."}, []string{"context."}},
+	"slice":     {true, newGlobalSlice, []string{}, []string{}},
+	"pool":      {true, newPool, []string{}, []string{"main.newPool."}},
+	"closure":   {true, newCallbacks, []string{}, []string{}},
+	"cache":     {false, newCache, []string{}, []string{}},
+	"diurnal":   {false, newDiurnal, []string{}, []string{}},
+	"step":      {false, newStep, []string{}, []string{}},
 }
 
 // Where the bytes are made that stay: told by the line itself.
@@ -165,8 +167,9 @@ func main() {
 						Kind  string `json:"kind"`
 						Leaks bool   `json:"leaks"`
 						site
-						In []string `json:"in"`
-					}{*kind, chosen.leaks, at, chosen.in})
+						In   []string `json:"in"`
+						Also []string `json:"also"`
+					}{*kind, chosen.leaks, at, chosen.in, chosen.also})
 				default:
 				}
 			}
