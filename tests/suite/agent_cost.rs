@@ -64,12 +64,12 @@ fn twenty_services_that_do_little_cost_little_and_nothing_grows() -> Result<()> 
     let pid = agent.proc.pid();
     let most = status_mib(pid, "VmHWM")?;
     // Attaching is over, and the first stretch of the ring is full.
-    let (rest, window) = if run_all() { (60, 420) } else { (5, 20) };
+    let (rest, window) = if run_all() { (60, 420) } else { (5, 12) };
     std::thread::sleep(Duration::from_secs(rest));
     let (began, cpu, rss) = (Instant::now(), cpu_s(pid)?, status_mib(pid, "VmRSS")?);
     // Somebody scrapes, too.
     while began.elapsed() < Duration::from_secs(window) {
-        std::thread::sleep(Duration::from_secs(10));
+        std::thread::sleep(Duration::from_secs(6));
         agent.scrape()?;
     }
     let share = (cpu_s(pid)? - cpu) / began.elapsed().as_secs_f64();

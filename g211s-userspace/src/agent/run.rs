@@ -166,10 +166,12 @@ impl<S: Sink> Run<S> {
         for target in execs {
             // Who becomes a target anew is told like others.
             self.execed.extend(self.watched.get(&target).map(|w| w.request.tgid));
-            self.gone(
-                target,
-                "it replaced its program (execve); attach again to watch the new one",
-            );
+            let why = if self.manner.unending {
+                "it replaced its program (execve)"
+            } else {
+                "it replaced its program (execve); attach again to watch the new one"
+            };
+            self.gone(target, why);
         }
         self.session.flush_kernel_log();
         more
