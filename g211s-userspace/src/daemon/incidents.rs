@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::capture::{Folder, Ring};
 use super::config::Capture;
-use super::{Agent, wall_ns};
+use super::{Agent, own, wall_ns};
 use crate::agent::now_ns;
 use crate::agent::run::Sink as _;
 
@@ -109,5 +109,6 @@ impl Agent {
         };
         *self.own.captures.entry(outcome).or_default() += 1;
         self.run.sink.say(&text);
+        own::give_memory_back();
     }
 }

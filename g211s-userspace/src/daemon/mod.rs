@@ -86,6 +86,7 @@ type Channel<T> = (mpsc::UnboundedSender<T>, mpsc::UnboundedReceiver<T>);
 /// # Errors
 /// A configuration that makes no sense, a kernel side that cannot be set up, an address that cannot be listened at.
 pub async fn run(args: &AgentArgs) -> Result<()> {
+    own::share_one_arena();
     let config = Config::load(args)?;
     let procfs = Procfs::default();
     if !procfs.in_init_pid_ns() {
@@ -122,11 +123,7 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     agent.open_folder()?;
     stand_back();
     // What loading took is not needed any more.
-    // SAFETY: glibc's malloc_trim takes a number and may be called at any time.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        nix::libc::malloc_trim(0);
-    }
+    own::give_memory_back();
     let mut timers = Timers::new(&agent.config);
     let mut watchdog = notify.watchdog.map(|w| timer(w / 2));
     notify.ready("watching");

@@ -52,6 +52,25 @@ pub fn cpu_ns() -> u64 {
     })
 }
 
+/// Has all threads allocate from one arena. Those that write a recording or detach probes come and go: of arenas of
+/// their own each would keep what was freed in it (glibc `malloc/arena.c`). To be called before there are others.
+pub fn share_one_arena() {
+    // SAFETY: mallopt(3) takes two numbers; nobody else allocates yet.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives memory that was freed back to the system.
+pub fn give_memory_back() {
+    // SAFETY: malloc_trim(3) takes a number and may be called at any time.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
 /// Resident memory, bytes: `statm`'s second field, in pages.
 pub fn rss_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
