@@ -175,7 +175,7 @@ fn an_incident_is_recorded_and_opens() -> Result<()> {
     let captures = folder.0.join("kept");
     let write = |rule: &str, pause: &str| {
         let text = format!(
-            "include = [\"{rule}\"]\nsample = \"2s\"\n[capture]\ndir = \"{}\"\npause = \"{pause}\"\n\
+            "include = [\"{rule}\"]\nsample = \"2s\"\n[capture]\ndir = \"{}\"\npause = \"{pause}\"\ndelay = \"1h\"\n\
              seconds = \"4s\"\nafter = \"1s\"\nevery = \"1h\"\ndisk = \"8M\"\n",
             captures.display()
         );

@@ -458,6 +458,11 @@ impl Folder {
         Ok(this)
     }
 
+    /// The same with another limit, if it is this one.
+    pub fn resized(self, path: &Path, most: u64) -> Option<Self> {
+        (self.path == path).then_some(Self { most, ..self })
+    }
+
     /// Our files with this ending and their sizes, oldest first (their names begin with the time).
     fn files(&self, ending: &str) -> io::Result<Vec<(PathBuf, u64)>> {
         let mut files = Vec::new();

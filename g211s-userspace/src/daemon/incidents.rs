@@ -29,8 +29,13 @@ pub(super) fn ring_for(capture: Option<&Capture>) -> Result<Option<Ring>> {
 
 impl Agent {
     pub(super) fn open_folder(&mut self) -> Result<()> {
-        self.folder = None;
+        let before = self.folder.take();
         if let Some(c) = &self.config.capture {
+            // One that is open already may have a file in it that is just being written.
+            if let Some(folder) = before.and_then(|f| f.resized(&c.dir, c.disk)) {
+                self.folder = Some(folder);
+                return Ok(());
+            }
             let folder = Folder::open(&c.dir, c.disk)
                 .with_context(|| format!("keeping recordings in {}", c.dir.display()))?;
             self.folder = Some(folder);

@@ -183,6 +183,12 @@ fn a_folder_keeps_to_its_size_and_cleans_up() {
         ]
     );
     assert!(path.join("notes.txt").exists());
+    // A new configuration while a file is being written.
+    std::fs::write(path.join("incident-2.part"), [0; 10]).expect("writes");
+    assert!(folder.clone().resized(Path::new("/elsewhere"), 1500).is_none());
+    let folder = folder.resized(&path, 1500).expect("the same");
+    assert!(path.join("incident-2.part").exists());
+    assert_eq!(folder.trim().expect("trims"), 1);
     std::fs::remove_dir_all(&path).expect("removes");
     assert_eq!(utc(1_782_864_000_000_000_000), "20260701T000000.000Z");
     assert_eq!(utc(951_782_399_999_999_999), "20000228T235959.999Z");
