@@ -324,8 +324,16 @@ fn programs_that_replace_themselves_and_strange_names_are_watched() -> Result<()
     let strange = [strange.as_bytes(), b"\xff"].concat();
     let strange = Own::named("idle", go::OLD, std::ffi::OsStr::from_bytes(&strange))?;
     let rule = format!("name=g2t{}-*", std::process::id());
-    let agent =
-        Agent::start(&["--include", &rule, "--sample", "1s", "--labels", "executable,pid"])?;
+    let agent = Agent::start(&[
+        "--include",
+        &rule,
+        "--sample",
+        "1s",
+        "--labels",
+        "executable,pid",
+        "--budget",
+        "50%",
+    ])?;
     let again = service.start(&["-rate", "100", "-reexec-on-hup"])?;
     let _strange = strange.start(&[])?;
     // A shell that becomes a Go program when it is told to.
