@@ -155,7 +155,8 @@ impl Told {
     pub fn others(&self, truth: Option<&Truth>) -> Vec<String> {
         let is_its = |functions: &[String]| {
             truth.is_some_and(|t| {
-                let with_it = |f: &String| t.also.iter().any(|prefix| f.starts_with(prefix.as_str()));
+                let with_it =
+                    |f: &String| t.also.iter().any(|prefix| f.starts_with(prefix.as_str()));
                 functions.iter().any(|f| *f == t.function || is_within(t, f) || with_it(f))
             })
         };

@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod browser;
+pub mod folder;
 pub mod go;
 pub mod kernel;
 pub mod lab;

@@ -294,7 +294,10 @@ mod tests {
             // The granularity of 50 ms is part of it.
             let allowed = SPENT * 0.01 * 120e9 + 0.05 * rate * 2_000.0;
             assert!(spent <= allowed * 1.05, "{rate}: {spent} of {allowed}");
-            assert!(spent >= SPENT * 0.01 * 120e9 * 0.7, "{rate}: only {spent} of the budget is used");
+            assert!(
+                spent >= SPENT * 0.01 * 120e9 * 0.7,
+                "{rate}: only {spent} of the budget is used"
+            );
             assert!(attached > 0);
         }
     }
