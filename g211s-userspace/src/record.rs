@@ -19,7 +19,7 @@ pub use alloc::{
     AllocDensity, AllocRun, AllocSample, AllocSamples, AllocStack, AllocState, AllocSums,
     AllocTotals,
 };
-pub use heap::{HeapFate, HeapLook, HeapObject};
+pub use heap::{HeapFate, HeapLook, HeapObject, HeapType};
 pub use leaks::{
     AllocHint, GoroutineCounts, GoroutineSite, GoroutinesKept, LeakRecord, LeakSources, LeftHeap,
     ProfileCounts, ProfileStack,

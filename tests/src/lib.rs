@@ -15,6 +15,7 @@
 pub mod agent;
 pub mod browser;
 pub mod fleet;
+pub mod folder;
 pub mod go;
 pub mod kernel;
 pub mod lab;

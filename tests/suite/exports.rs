@@ -1,12 +1,13 @@
 //! Exports of a real run, read back by others: Perfetto's message definitions, Python's csv, `DuckDB` (with `--all`
 //! pyarrow and pandas as well), `go tool pprof`. Their figures are those of the report.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use g211s_tests::agent::{self, Attach};
+use g211s_tests::folder::Folder;
 use g211s_tests::python::{Packages, check};
 use g211s_tests::report::Report;
 use g211s_tests::service::{Hog, Launch};
@@ -19,33 +20,12 @@ fn run(args: &[&str]) -> Result<String> {
     Ok(done.stdout())
 }
 
-/// A folder of this test's own, gone with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Result<Self> {
-        let path = g211s_tests::target_dir().join(format!("exports-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 fn as_str(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
 }
 
 fn all_agree(version: &str, full: bool) -> Result<()> {
-    let folder = Folder::new(&format!("{version}-{full}"))?;
+    let folder = Folder::new()?;
     let recording = folder.file("a.g211s");
     let service = Launch::new("gcstorm", version).start()?;
     let hogs: Result<Vec<Hog>> =
@@ -155,7 +135,7 @@ fn a_run_around_pauses_of_the_oldest() -> Result<()> {
 #[test]
 fn allocations_are_those_of_allocs() -> Result<()> {
     needs_kernel!();
-    let folder = Folder::new("allocs")?;
+    let folder = Folder::new()?;
     let service = Launch::new("gcstorm", go::NEW).start()?;
     let (recording, pid) = (folder.file("a.g211s"), service.pid().to_string());
     run(&["allocs", "--pid", &pid, "--duration", "2s", "--record", as_str(&recording)?])?;

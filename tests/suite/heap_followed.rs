@@ -2,10 +2,14 @@
 //! no profile of the runtime's own.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use g211s::profile::pprof;
+use g211s::profile::table::{By, rows};
+use g211s_tests::folder::Folder;
 use g211s_tests::proc::Proc;
 use g211s_tests::service::{Launch, Service};
 use g211s_tests::{agent, go, needs_kernel, run_all};
@@ -105,6 +109,127 @@ fn what_stays_is_told_of_the_newest() -> Result<()> {
 fn what_stays_is_told_of_the_oldest() -> Result<()> {
     needs_kernel!();
     what_is_in_use_is_told(go::OLD, "100%")
+}
+
+/// Shares of what is in use by function, the largest first; without what was made before anybody looked, which is in no
+/// figures of followed objects.
+fn shares(all: impl IntoIterator<Item = (String, f64)>) -> Vec<(String, f64)> {
+    let mut sums: BTreeMap<String, f64> = BTreeMap::new();
+    for (function, bytes) in all.into_iter().filter(|(f, _)| f != "main.room") {
+        *sums.entry(function).or_default() += bytes;
+    }
+    let total: f64 = sums.values().sum();
+    let mut sums: Vec<_> = sums.into_iter().map(|(f, b)| (f, b / total.max(1.0))).collect();
+    sums.sort_by(|a, b| b.1.total_cmp(&a.1));
+    sums
+}
+
+fn shares_of(document: &Value) -> Vec<(String, f64)> {
+    shares(document["sites"].as_array().into_iter().flatten().map(|s| {
+        let bytes = s["inuse_bytes"]["value"].as_f64().unwrap_or(0.0);
+        (s["function"].as_str().unwrap_or_default().to_owned(), bytes)
+    }))
+}
+
+fn shares_of_pprof(file: &Path) -> Result<Vec<(String, f64)>> {
+    let profile = pprof::from_bytes(&std::fs::read(file)?)?;
+    Ok(shares(
+        rows(&profile, By::Function, 3)
+            .into_iter()
+            .map(|r| (r.site.function.clone(), r.flat[3] as f64)),
+    ))
+}
+
+/// The ten that hold most are the same in the same order, as far as they are 3 points apart, each within 5 points.
+fn are_alike(what: &str, ours: &[(String, f64)], theirs: &[(String, f64)]) -> Result<()> {
+    let place = |f: &str| ours.iter().position(|(g, _)| g == f);
+    let mut worst = 0.0_f64;
+    for (rank, (function, share)) in theirs.iter().take(10).enumerate() {
+        let at = place(function).with_context(|| format!("{what}: {function} was not told"))?;
+        let told = ours[at].1;
+        println!(
+            "  {what} {:2} {function}: {:.1} %, told {:.1} % as number {}",
+            rank + 1,
+            share * 100.0,
+            told * 100.0,
+            at + 1
+        );
+        worst = worst.max((told - share).abs());
+        for (other, its) in theirs.iter().take(10).skip(rank + 1).filter(|o| share - o.1 > 0.03) {
+            let other_at = place(other).with_context(|| format!("{what}: {other} was not told"))?;
+            ensure!(at < other_at, "{what}: {function} ({share}) and {other} ({its}) are swapped");
+        }
+    }
+    println!("  {what}: at most {:.1} points off", worst * 100.0);
+    ensure!(worst <= 0.05, "{what}: {worst}");
+    Ok(())
+}
+
+/// Against the program's own heap profile: read from its memory, and followed.
+fn in_use_is_pprofs(version: &str) -> Result<()> {
+    let folder = Folder::new()?;
+    let seconds = if run_all() { "40s" } else { "14s" };
+    let mut service = Launch::new("inuse", version).args(&["-rate", "400000"]).start()?;
+    let pid = service.pid().to_string();
+    let mut command = Command::new(agent::binary()?);
+    command.args(["heap", "--follow", "--json", "--pid", &pid, "--budget", "100%"]);
+    command.args(["--duration", seconds]);
+    let run = Proc::spawn(&mut command)?;
+    std::thread::sleep(Duration::from_millis(1500));
+    service.say("go")?;
+    let done = run.finish(Duration::from_mins(2))?;
+    let (mut read, mut files) = (Vec::new(), Vec::new());
+    for n in 0..3 {
+        let file = folder.file(&format!("{n}.pb.gz"));
+        service.ask(&format!("profile {}", file.display()), "done profile")?;
+        let now = agent::run(&["heap", "--json", "--pid", &pid])?;
+        ensure!(now.code() == 0, "{}", now.stderr());
+        read.push(shares_of(&serde_json::from_str(&now.stdout())?));
+        files.push(shares_of_pprof(&file)?);
+    }
+    ensure!(done.code() == 0, "{}: {}", done.code(), done.stderr());
+    let document: Value = serde_json::from_str(&done.stdout())?;
+    println!("Go {version}: {}", document["followed"]);
+    for (read, file) in read.iter().zip(&files) {
+        are_alike("read", read, file)?;
+    }
+    are_alike("followed", &shares_of(&document), &files[0])?;
+    // What they are, where the runtime keeps that.
+    if version != go::OLD {
+        let sites = document["sites"].as_array().context("sites")?;
+        for (function, name) in [
+            ("main.sessions", "main.session"),
+            ("main.slices", "*main.session"),
+            ("main.tables", "main.table"),
+        ] {
+            let site = sites.iter().find(|s| s["function"] == function).context(function)?;
+            ensure!(site["types"][0]["name"] == name, "{site}");
+            ensure!(site["types"][0]["share"].as_f64().is_some_and(|s| s > 0.95), "{site}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn in_use_is_pprofs_of_the_newest() -> Result<()> {
+    needs_kernel!();
+    in_use_is_pprofs(go::NEW)
+}
+
+#[test]
+fn in_use_is_pprofs_of_the_oldest() -> Result<()> {
+    needs_kernel!();
+    in_use_is_pprofs(go::OLD)
+}
+
+#[test]
+fn in_use_is_pprofs_of_one_between() -> Result<()> {
+    needs_kernel!();
+    if !run_all() {
+        println!("skipped: in `cargo xtask test --all`");
+        return Ok(());
+    }
+    in_use_is_pprofs(go::MIDDLE)
 }
 
 /// Where probes only look in at times, what was made in between is not known, and the intervals say so.

@@ -24,6 +24,7 @@ use crate::report::format::clean;
 use crate::runtime::bias::load_bias;
 use crate::runtime::memory::{Memory, ProcessMemory};
 use crate::runtime::sampling::open_runtime;
+use crate::runtime::types::Types;
 use crate::runtime::{Feature, Runtime};
 use crate::target::procfs::Procfs;
 use crate::target::{ResolvedTarget, resolve};
@@ -125,17 +126,17 @@ pub async fn follow(args: &HeapTakeArgs) -> Result<Document> {
         record: None,
     };
     let mut model = followed::Model::default();
-    let mut following = Following::default();
+    let offsets = Offsets::for_binary(&target.binary);
+    let bias = load_bias(&procfs, args.pid, &target.binary).ok();
+    let types = bias.and_then(|bias| Types::of(&target.binary, &offsets, bias).ok());
+    let mut following = Following::new(types);
     let mut sink = |record| {
         model.push(record);
         Ok(())
     };
     allocs::command::run(&allocs, args.pid, &mut following, &mut sink).await?;
     let (mut profile, sums) = model.profile();
-    profile.mappings.push(
-        load_bias(&procfs, args.pid, &target.binary)
-            .map_or_else(|_| Mapping::default(), |bias| mapping(&target, bias)),
-    );
+    profile.mappings.push(bias.map_or_else(Mapping::default, |bias| mapping(&target, bias)));
     profile.time_ns =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as i64);
     let offsets = Offsets::for_binary(&target.binary);

@@ -13,10 +13,12 @@
 //! the intervals allow for all of it to be in use, or nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::estimate::Estimate;
 use super::schema::{
     AgeInfo, Document, Figures, FollowedInfo, Reads, SCHEMA, SiteInfo, Source, Sums, TargetInfo,
+    TypeInfo,
 };
 use super::{ALLOC_OBJECTS, ALLOC_SPACE, INUSE_OBJECTS, INUSE_SPACE, SAMPLE_TYPES};
 use crate::allocs::model;
@@ -33,6 +35,11 @@ const ALWAYS: f64 = 0.97;
 /// Ages are told apart by powers of two, up to this one.
 const MAX_AGE: u32 = 16;
 
+/// Types that are kept at most.
+const MAX_TYPES: usize = 1 << 16;
+/// Types of a site that are told.
+const TYPES: usize = 5;
+
 /// Who a sample is: when, and on which thread.
 type Name = (u64, u32);
 
@@ -44,6 +51,9 @@ pub struct Model {
     samples: HashMap<Name, AllocSample>,
     /// What became of each, and for how many it counts.
     fates: HashMap<Name, (HeapFate, u64)>,
+    /// Of what type each is, where that is known.
+    types: HashMap<Name, Arc<str>>,
+    type_names: usize,
     sweepgen: u32,
     cycles: Option<u32>,
     missed: u64,
@@ -95,6 +105,16 @@ impl Model {
                 for o in &look.objects {
                     if self.fates.len() < MAX_SAMPLES {
                         self.fates.insert((o.ts_ns, o.tid), (o.fate, o.times.max(1)));
+                    }
+                }
+                for kind in &look.types {
+                    self.type_names += 1;
+                    if self.type_names > MAX_TYPES {
+                        break;
+                    }
+                    let name: Arc<str> = clean(&kind.name).into();
+                    for object in kind.objects.iter().filter(|o| self.fates.contains_key(o)) {
+                        self.types.insert(*object, Arc::clone(&name));
                     }
                 }
                 self.sweepgen = look.sweepgen;
@@ -186,6 +206,7 @@ impl Model {
         let used = fates.by(|g| in_use(g).then(|| row_of.get(&g.0).copied()).flatten());
         let sure =
             fates.by(|g| (g.1 == HeapFate::Live).then(|| row_of.get(&g.0).copied()).flatten());
+        let types = self.types(&row_of);
         let share = |of: &BTreeMap<usize, Share>, n| of.get(&n).copied().unwrap_or_default();
         let sites = rows.iter().enumerate().map(|(n, row)| {
             let sum = |index: usize| {
@@ -202,6 +223,7 @@ impl Model {
                     alloc_bytes: sum(ALLOC_SPACE),
                     alloc_objects: sum(ALLOC_OBJECTS),
                 },
+                types: types.get(&n).cloned().unwrap_or_default(),
             }
         });
         let sites = sites.collect();
@@ -295,6 +317,37 @@ impl Model {
         let observed = self.allocs.allocations.observed();
         let seen = observed.observed_ns as f64 / observed.window_ns.max(1) as f64;
         if seen >= ALWAYS { 1.0 } else { seen }
+    }
+
+    /// Of what types what is in use of each row is, as far as that is known of the followed objects.
+    fn types(&self, row_of: &HashMap<u32, usize>) -> HashMap<usize, Vec<TypeInfo>> {
+        let mut all: HashMap<usize, (f64, BTreeMap<&Arc<str>, f64>)> = HashMap::new();
+        for (name, sample) in &self.samples {
+            let Some(&(fate, times)) = self.fates.get(name) else { continue };
+            let Some(row) = row_of.get(&sample.stack) else { continue };
+            if !matches!(fate, HeapFate::Live | HeapFate::Doubtful) {
+                continue;
+            }
+            let objects =
+                if sample.density == AllocDensity::Large { 1.0 } else { sample.objects as f64 };
+            let bytes = sample.size as f64 * objects * times as f64;
+            let (sum, types) = all.entry(*row).or_default();
+            *sum += bytes;
+            if let Some(name) = self.types.get(name) {
+                *types.entry(name).or_default() += bytes;
+            }
+        }
+        let told = |(row, (sum, types)): (usize, (f64, BTreeMap<&Arc<str>, f64>))| {
+            let info = |(name, bytes): (&Arc<str>, f64)| TypeInfo {
+                name: name.to_string(),
+                share: if sum > 0.0 { (bytes / sum).min(1.0) } else { 0.0 },
+            };
+            let mut types: Vec<TypeInfo> = types.into_iter().map(info).collect();
+            types.sort_by(|a, b| b.share.total_cmp(&a.share));
+            types.truncate(TYPES);
+            (row, types)
+        };
+        all.into_iter().map(told).collect()
     }
 
     fn unavailable(&self) -> Vec<String> {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::profile::table::By;
 use crate::record::{
-    AllocRun, AllocSamples, AllocStack, AllocState, AllocTotals, HeapLook, HeapObject, SymbolFrame,
-    SymbolInfo,
+    AllocRun, AllocSamples, AllocStack, AllocState, AllocTotals, HeapLook, HeapObject, HeapType,
+    SymbolFrame, SymbolInfo,
 };
 
 const SIZE: u64 = 64;
@@ -85,6 +85,22 @@ fn document(m: &Model) -> Document {
 
 fn of<'d>(d: &'d Document, function: &str) -> &'d Figures {
     &d.sites.iter().find(|s| s.function == function).expect("a site").figures
+}
+
+#[test]
+fn what_lives_has_the_types_that_the_runtime_keeps() {
+    let fate = |ts, _| Some((if ts % 4 < 2 { HeapFate::Live } else { HeapFate::Dead }, 1));
+    let mut m = model(fate, 80_000);
+    // The objects of one site, and a name that is not for a terminal; what died does not count.
+    let objects = (0..400).filter(|n| n % 2 == 0).map(|n| (n + 1, 7)).collect();
+    let types = vec![HeapType { name: "main.T\u{1b}".into(), size: SIZE, objects }];
+    m.push(Record::HeapLook(Box::new(HeapLook { types, sweepgen: 16, ..HeapLook::default() })));
+    let d = document(&m);
+    let of = |f: &str| d.sites.iter().find(|s| s.function == f).expect("a site").types.clone();
+    let [told] = &of("main.keeps")[..] else { panic!("{:?}", of("main.keeps")) };
+    assert!(told.name.starts_with("main.T") && !told.name.contains('\u{1b}'), "{told:?}");
+    assert!(told.share > 0.99);
+    assert_eq!(of("main.drops"), []);
 }
 
 #[test]

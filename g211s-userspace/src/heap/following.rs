@@ -5,13 +5,15 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::liveness::{Answer, Follower, Outcome, Sample, Why};
+use super::liveness::{Answer, Followed, Follower, Outcome, Sample, Why};
+use super::typed::{Place, types_of};
 use crate::agent::now_ns;
 use crate::allocs::observer::Observer;
 use crate::go::globals::Global;
 use crate::go::version::GoVersion;
-use crate::record::{AllocDensity, AllocSample, HeapFate, HeapLook, HeapObject, Record};
+use crate::record::{AllocDensity, AllocSample, HeapFate, HeapLook, HeapObject, HeapType, Record};
 use crate::runtime::memory::{Memory, ProcessMemory};
+use crate::runtime::types::Types;
 use crate::runtime::{Feature, Runtime};
 
 /// Objects followed at a time; beyond, half are let go by chance. A look at all takes some 50 ms of our CPU time.
@@ -30,6 +32,7 @@ const SWEEP_REST: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub struct Following {
     follower: Option<Follower>,
+    types: Option<Types>,
     /// Who each is (time, thread), by the number it is followed under.
     names: HashMap<u64, (u64, u32)>,
     next: u64,
@@ -45,6 +48,11 @@ pub struct Following {
 }
 
 impl Following {
+    /// Nobody yet. Without `types`, objects have none.
+    pub fn new(types: Option<Types>) -> Self {
+        Self { types, ..Self::default() }
+    }
+
     fn is_due(&mut self, generation: u32, now_ns: u64) -> bool {
         match self.last {
             Some((last, _)) if last == generation => self.again,
@@ -114,8 +122,33 @@ impl Following {
             last,
             refused: self.unusable + self.follower.as_ref().map_or(0, Follower::refused),
             objects,
+            types: Vec::new(),
             failed: None,
         }
+    }
+
+    /// Of what types those are that live.
+    fn types<M: Memory>(&mut self, runtime: &Runtime<M>) -> Vec<HeapType> {
+        let Self { follower: Some(follower), types: Some(types), names, .. } = self else {
+            return Vec::new();
+        };
+        let lives =
+            |f: &Followed| matches!(f.answer, Answer::Live | Answer::Unknown(Why::Missed(_)));
+        let all: Vec<Followed> = follower.followed().filter(lives).collect();
+        let places: Vec<Place> =
+            all.iter().map(|f| Place { address: f.sample.address, span: f.span }).collect();
+        let found = types_of(follower.heap(), types, runtime.memory(), &places);
+        let mut told: HashMap<String, HeapType> = HashMap::new();
+        for (followed, kind) in all.iter().zip(found) {
+            if let (Some(kind), Some(name)) = (kind, names.get(&followed.sample.id)) {
+                let (size, empty) = (kind.size, Vec::new());
+                let new = || HeapType { name: kind.name.clone(), size, objects: empty };
+                told.entry(kind.name.clone()).or_insert_with(new).objects.push(*name);
+            }
+        }
+        let mut told: Vec<HeapType> = told.into_values().collect();
+        told.sort_by(|a, b| a.name.cmp(&b.name));
+        told
     }
 
     /// Those that died, whose names are forgotten with that.
@@ -213,6 +246,14 @@ impl Observer for Following {
             let rest = self.rest();
             for part in rest.chunks(RECORD) {
                 records.push(self.record(now_ns, 0, true, part.to_vec()));
+            }
+            let types = if failed.is_none() { self.types(runtime) } else { Vec::new() };
+            for kind in types {
+                for part in kind.objects.chunks(RECORD) {
+                    let part = HeapType { objects: part.to_vec(), ..kind.clone() };
+                    let look = self.record(now_ns, 0, true, Vec::new());
+                    records.push(HeapLook { types: vec![part], ..look });
+                }
             }
             records.push(HeapLook { failed, ..self.record(self::now_ns(), 0, true, Vec::new()) });
         }

@@ -80,6 +80,8 @@ pub struct Followed {
     pub sample: Sample,
     /// As of the last look.
     pub answer: Answer,
+    /// Where its `mspan` is; 0 where that was not looked up yet.
+    pub span: u64,
 }
 
 /// One that was freed.
@@ -220,7 +222,13 @@ impl Follower {
         self.objects.iter().map(|o| Followed {
             sample: Sample { weight: o.weight(), ..o.sample },
             answer: o.answer,
+            span: o.span,
         })
+    }
+
+    /// Where the heap's structures are.
+    pub fn heap(&self) -> &Heap {
+        &self.heap
     }
 
     /// Those that were halved the fewest times are halved once more, so that in the end all count

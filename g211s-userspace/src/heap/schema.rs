@@ -143,6 +143,18 @@ pub struct SiteInfo {
     pub figures: Figures,
     /// By it and by what it calls.
     pub cumulative: Sums,
+    /// Followed objects: of what types those in use are, where the runtime keeps that with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<TypeInfo>,
+}
+
+/// A type of objects.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TypeInfo {
+    /// Its name as Go prints it; of arrays and slices' memory it is the elements' type.
+    pub name: String,
+    /// Which part it is of the site's bytes in use.
+    pub share: f64,
 }
 
 /// Figures, with their 95 % intervals.
@@ -224,6 +236,7 @@ pub fn sites(profile: &Profile, evidence: &[Evidence]) -> (Figures, Vec<SiteInfo
                 alloc_bytes: sum(ALLOC_SPACE),
                 alloc_objects: sum(ALLOC_OBJECTS),
             },
+            types: Vec::new(),
         }
     };
     let sites = rows(profile, By::Line, INUSE_SPACE).iter().map(site).collect();

@@ -123,6 +123,12 @@ pub(super) fn place(site: &SiteInfo) -> String {
     format!("{}{position}", clean(&site.function))
 }
 
+/// Of what type most of it is, where that is known.
+fn kind(site: &SiteInfo) -> String {
+    let most = site.types.first().filter(|t| t.share >= 0.5);
+    most.map_or_else(String::new, |t| format!("  [{}]", clean(&t.name)))
+}
+
 fn table(out: &mut String, document: &Document, top: usize, look: Look) {
     // A line that only calls others that allocate is no site of its own.
     let own: Vec<&SiteInfo> =
@@ -140,7 +146,7 @@ fn table(out: &mut String, document: &Document, top: usize, look: Look) {
                 count(f.inuse_samples),
                 count(f.inuse_objects.value),
                 bytes(f.alloc_bytes.value),
-                place(site),
+                place(site) + &kind(site),
             ]
         })
         .collect();

@@ -45,6 +45,17 @@ impl From<HeapObject> for (u64, u32, HeapFate, u64) {
     }
 }
 
+/// Objects of one type, where the runtime keeps that with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeapType {
+    /// The type's name; of arrays and slices' memory the elements'.
+    pub name: String,
+    /// Bytes of a value.
+    pub size: u64,
+    /// The objects: `HeapObject::ts_ns` and `tid`.
+    pub objects: Vec<(u64, u32)>,
+}
+
 /// What a look at the followed objects found: those that died since the last look; in the last one of a run (in
 /// several records), all others too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +78,9 @@ pub struct HeapLook {
     pub refused: u64,
     /// The objects.
     pub objects: Vec<HeapObject>,
+    /// At the end: of what types objects are that live.
+    #[serde(default)]
+    pub types: Vec<HeapType>,
     /// Why the process could not be looked at.
     pub failed: Option<String>,
 }
