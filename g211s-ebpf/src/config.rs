@@ -19,11 +19,20 @@ pub const TARGET_BITS: u32 = 12;
 /// Ps of a target that can be noted as kept in system calls (a power of two).
 pub const HELD_PS: u32 = 1024;
 
-/// The slot of `TARGETS` that process `tgid` would have. User space chooses a multiplier for the run under
-/// which each target has one to itself, so a look is one load, without a helper's call.
+/// Entries of the `TARGETS` map: two tables.
+pub const TARGET_SLOTS: u32 = 2 << TARGET_BITS;
+
+/// How `TARGETS` is looked into: by which multiplier (odd), in which of its two tables (0 or 1).
+pub const fn target_select(multiplier: u32, table: u32) -> u64 {
+    (((table << TARGET_BITS) as u64) << 32) | multiplier as u64
+}
+
+/// The slot of `TARGETS` that process `tgid` would have, by a [`target_select`]. User space chooses a multiplier
+/// under which each target has one to itself, so a look is one load, without a helper's call. Where a target
+/// comes that would meet another, it fills the other table by another multiplier, and then selects that.
 #[inline(always)]
-pub const fn target_slot(tgid: u32, multiplier: u32) -> u32 {
-    tgid.wrapping_mul(multiplier) >> (u32::BITS - TARGET_BITS)
+pub const fn target_slot(tgid: u32, select: u64) -> u32 {
+    (tgid.wrapping_mul(select as u32) >> (u32::BITS - TARGET_BITS)) | (select >> 32) as u32
 }
 
 /// What the slot of a watched process holds: its tgid, and its index plus one. 0: nobody.

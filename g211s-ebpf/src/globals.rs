@@ -96,10 +96,23 @@ globals! {
     HAS_PREV_STATE / has_prev_state: u32 = 0;
     /// Runnable waits of at least this are sent one by one, ns.
     THRESHOLD_NS / threshold_ns: u64 = 1_000_000;
+    /// 1: tell of every process that replaces its program.
+    TELL_EXECS / tell_execs: u32 = 0;
     /// 1: send every transition.
     STREAM_ALL / stream_all: u32 = 0;
-    /// See `config::target_slot`.
-    TARGET_MULTIPLIER / target_multiplier: u32 = 1;
     /// Ring fill, bytes, past which user space is woken at once.
     WAKE_AT / wake_at: u64 = 1 << 20;
+}
+
+/// Which table of `TARGETS` is in use, and how it is looked into (`config::target_select`). Not a constant: user
+/// space changes it when two of its targets would meet. Not zero, so that it is in `.data`, whose only member it
+/// is.
+#[unsafe(no_mangle)]
+static mut TARGET_SELECT: u64 = 1;
+
+/// `TARGET_SELECT` as it is now.
+#[inline(always)]
+pub(crate) fn target_select() -> u64 {
+    // SAFETY: an aligned `u64`, which user space writes as a whole.
+    unsafe { read_volatile(&raw const TARGET_SELECT) }
 }

@@ -16,3 +16,4 @@ pub mod counters;
 pub mod event;
 pub mod hist;
 pub mod series;
+pub mod state;

@@ -6,7 +6,8 @@ use aya_ebpf::{
 };
 use g211s_ebpf::{
     config::{
-        CpuState, HELD_PS, IrqState, MAX_CPUS, MAX_TARGETS, TARGET_BITS, TargetConfig, ThreadRecord,
+        CpuState, HELD_PS, IrqState, MAX_CPUS, MAX_TARGETS, TARGET_SLOTS, TargetConfig,
+        ThreadRecord,
     },
     counters::{LossCounters, TargetCounters},
     event::AllocSum,
@@ -14,73 +15,7 @@ use g211s_ebpf::{
     series::{PAGES, Page},
 };
 
-/// Where a target's Go runtime stands. Written by uprobes; stops of one target never overlap
-/// (`worldsema`), so there is one writer at a time. Readers on other CPUs may see it a
-/// moment late, which moves an event's class, never its times.
-#[repr(C)]
-pub(crate) struct TargetState {
-    pub(crate) stw_start_ns: u64,
-    /// Until when evidence is wanted: the end of the last window (a stop of the world) or of the last late
-    /// harvest of the network. A thread's interval that began before tells what it did then.
-    pub(crate) evidence_until_ns: u64,
-    pub(crate) gc_start_ns: u64,
-    pub(crate) last_gc_end_ns: u64,
-    /// Windows opened so far.
-    pub(crate) window: u32,
-    /// 1 while a window is open.
-    pub(crate) open: u32,
-    /// Stops begun so far.
-    pub(crate) stw: u32,
-    /// 1 while a GC cycle runs.
-    pub(crate) in_gc: u32,
-    /// 1 from `gcMarkTermination` until that stop ends.
-    pub(crate) terminating: u32,
-    /// Reason of the stop under way, or of the last.
-    pub(crate) reason: u32,
-    /// Thread that stops the world, or stopped it last.
-    pub(crate) stopper: u32,
-    /// Zero.
-    pub(crate) reserved: u32,
-    /// Epoll sets of its that are known.
-    pub(crate) epoll_sets: u32,
-    /// 1: a socket of a set of its has become ready since its sockets were last taken.
-    pub(crate) epoll_ready: u32,
-    /// Since when the network waits for a thread: something is ready, or a thread was woken from a poll. 0: it
-    /// does not.
-    pub(crate) network_waits_ns: u64,
-}
-
-/// Where an epoll set of a target stands. Written where a socket becomes ready, on any CPU, and where a poll
-/// returns; a race between the two costs an observation, and never makes one longer.
-#[repr(C)]
-pub(crate) struct EpollSet {
-    /// Since when something is ready that no poll has taken, ns; 0: nothing is.
-    pub(crate) ready_ns: u64,
-    /// Whose it is.
-    pub(crate) target: u32,
-    pad: u32,
-}
-
-impl EpollSet {
-    /// A set in which nothing is known to be ready.
-    pub(crate) const fn of(target: u32) -> Self {
-        Self { ready_ns: 0, target, pad: 0 }
-    }
-}
-
-/// A P in a system call: whose, and since when. Written by who has the P: the thread that sleeps with it, and
-/// the one that has taken it and hands it on.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Held {
-    pub(crate) since_ns: u64,
-    /// Its address.
-    pub(crate) p: u64,
-    /// 0: none.
-    pub(crate) tid: u32,
-    /// `p.syscalltick` then.
-    pub(crate) tick: u32,
-}
+pub(crate) use g211s_ebpf::state::{EpollSet, Held, TargetState};
 
 /// The events' way to user space. 8 MiB hold about 120,000 events: a second and more of the
 /// densest stream. Resized.
@@ -88,9 +23,10 @@ pub(crate) struct Held {
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
 /// `target_slot` of a tgid → `target_entry`. Looked at twice per context switch of the host, so it is
-/// an array, whose look-up the kernel compiles into a few instructions.
+/// an array, whose look-up the kernel compiles into a few instructions. Two tables, of which
+/// `globals::TARGET_SELECT` names the one in use.
 #[map]
-pub(crate) static TARGETS: Array<u64> = Array::with_max_entries(1 << TARGET_BITS, 0);
+pub(crate) static TARGETS: Array<u64> = Array::with_max_entries(TARGET_SLOTS, 0);
 
 /// target → how its probes are to be read.
 #[map]

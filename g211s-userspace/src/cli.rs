@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::daemon::{config::Label, select::Rule};
+
 /// Says why a running Go service stalls.
 #[derive(Debug, Parser)]
 #[command(
@@ -94,6 +96,24 @@ pub enum Command {
         g211s ps\n  \
         g211s ps --json | jq '.processes[] | select(.go_version < \"go1.24\") | .pid'")]
     Ps(PsArgs),
+    /// Watch the Go services of this machine for good: metrics, and recordings of incidents (needs root)
+    #[command(after_help = "Examples:\n  \
+        g211s agent                                            all Go processes; metrics at 127.0.0.1:9211/metrics\n  \
+        g211s agent --include name=api-* --exclude cgroup=/user.slice/*\n  \
+        g211s agent --config /etc/g211s/agent.toml --capture /var/lib/g211s\n\n\
+        SIGHUP reads the file again. docs/agent.md has the metrics and the file.")]
+    Agent(AgentArgs),
+    /// Write man pages and shell completions into a folder (for packages)
+    #[command(hide = true)]
+    Dist(DistArgs),
+}
+
+/// Arguments of `dist`.
+#[derive(Debug, Args)]
+pub struct DistArgs {
+    /// The folder
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }
 
 /// What to watch and how: shared by `attach` and `record`.
@@ -474,6 +494,54 @@ pub struct PsArgs {
     pub json: bool,
 }
 
+/// Arguments of `agent`. Each has its place in the file, too; what is given here counts.
+#[derive(Debug, Default, Args)]
+pub struct AgentArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "G211S_AGENT_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where metrics are served: an address and a port, or `off` [default: 127.0.0.1:9211]
+    #[arg(long, value_name = "ADDRESS", env = "G211S_AGENT_LISTEN")]
+    pub listen: Option<String>,
+    /// Watch processes that fit this rule only (name=, cgroup=, container=, module=, package=, pid=; `*` and `?` in
+    /// patterns; several with commas must all fit); may be given more than once
+    #[arg(long, value_name = "RULE", env = "G211S_AGENT_INCLUDE", value_delimiter = ';')]
+    pub include: Vec<Rule>,
+    /// Do not watch processes that fit this rule; may be given more than once
+    #[arg(long, value_name = "RULE", env = "G211S_AGENT_EXCLUDE", value_delimiter = ';')]
+    pub exclude: Vec<Rule>,
+    /// Most processes watched at a time [default: 32]
+    #[arg(long, value_name = "N", env = "G211S_AGENT_MAX_TARGETS")]
+    pub max_targets: Option<u32>,
+    /// What all of it may cost: g211s's and its probes' time, of one CPU's [default: 5%]
+    #[arg(long, value_name = "SHARE", value_parser = share, env = "G211S_AGENT_BUDGET")]
+    pub budget: Option<f64>,
+    /// Look at run-queue waits and late network wakes of at least this one by one [default: 1ms]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "G211S_AGENT_THRESHOLD")]
+    pub threshold: Option<Duration>,
+    /// How often all processes are looked at; new ones are noticed at once [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "G211S_AGENT_SCAN")]
+    pub scan: Option<Duration>,
+    /// How often the Go runtimes' own counters and the kernel's histograms are read [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "G211S_AGENT_SAMPLE")]
+    pub sample: Option<Duration>,
+    /// What tells services apart in metrics [default: executable,module]
+    #[arg(long, value_name = "LABELS", value_delimiter = ',', env = "G211S_AGENT_LABELS")]
+    pub labels: Vec<Label>,
+    /// Keep recordings of incidents in this folder
+    #[arg(long, value_name = "DIR", env = "G211S_AGENT_CAPTURE")]
+    pub capture: Option<PathBuf>,
+    /// A stop of the world of at least this is an incident [default: 20ms]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "G211S_AGENT_CAPTURE_PAUSE")]
+    pub capture_pause: Option<Duration>,
+    /// A wait for a CPU of at least this is an incident [default: 100ms]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "G211S_AGENT_CAPTURE_DELAY")]
+    pub capture_delay: Option<Duration>,
+    /// Push metrics and events to this OpenTelemetry collector (`http://HOST:4318`)
+    #[arg(long, value_name = "URL", env = "G211S_AGENT_OTLP")]
+    pub otlp: Option<String>,
+}
+
 /// A probe on request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExtraProbe {
@@ -507,7 +575,7 @@ fn extra_probe(s: &str) -> Result<ExtraProbe, String> {
 }
 
 /// Parses `30s`, `1.5ms`, `2m`, `1h`, `250us`, `100ns`.
-fn duration(s: &str) -> Result<Duration, String> {
+pub(crate) fn duration(s: &str) -> Result<Duration, String> {
     let bad = || format!("`{s}` is no time: write a number and a unit, as in 30s, 500us, 1ms, 5m");
     let at = s.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
     let (number, unit) = s.split_at(at);
@@ -529,7 +597,7 @@ fn duration(s: &str) -> Result<Duration, String> {
 }
 
 /// Parses `1%`, `0.5%`, `0.01`.
-fn share(s: &str) -> Result<f64, String> {
+pub(crate) fn share(s: &str) -> Result<f64, String> {
     let bad = || format!("`{s}` is no share of CPU time: as in 1%, 0.5%");
     let (number, unit) = s.strip_suffix('%').map_or((s, 1.0), |n| (n, 0.01));
     let share = number.trim().parse::<f64>().map_err(|_| bad())? * unit;
@@ -538,6 +606,18 @@ fn share(s: &str) -> Result<f64, String> {
     } else {
         Err(format!("`{s}` is out of range (0.01% to 100%)"))
     }
+}
+
+/// Parses `64K`, `8M`, `1G`, `4096`.
+pub(crate) fn size(s: &str) -> Result<u64, String> {
+    let bad = || format!("`{s}` is no size: as in 64K, 8M, 1G");
+    let (digits, unit) = match s.as_bytes().last() {
+        Some(b'K' | b'k') => (&s[..s.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&s[..s.len() - 1], 1 << 20),
+        Some(b'G' | b'g') => (&s[..s.len() - 1], 1 << 30),
+        _ => (s, 1u64),
+    };
+    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(bad)
 }
 
 /// Parses `1MiB/min`, `500KB/h`, `64KiB/s`: bytes a minute.

@@ -108,6 +108,18 @@ impl Event {
         }
     }
 
+    /// The common header, to be changed.
+    pub fn header_mut(&mut self) -> &mut Header {
+        match self {
+            Self::Thread(e) => &mut e.header,
+            Self::Slice(e) => &mut e.header,
+            Self::Probe(e) => &mut e.header,
+            Self::Life(e) => &mut e.header,
+            Self::Stack(e) => &mut e.header,
+            Self::Span(e) => &mut e.header,
+        }
+    }
+
     /// The common header.
     pub fn header(&self) -> &Header {
         match self {

@@ -7,6 +7,7 @@ pub mod analysis;
 pub mod bpf;
 pub mod census;
 pub mod cli;
+pub mod daemon;
 pub mod doctor;
 pub mod elf;
 pub mod event;

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use clap_complete::Shell;
 use g211s::{
     agent::{self, Sinks},
     allocs::{self, observer::Nobody},
@@ -17,7 +18,7 @@ use g211s::{
         AllocsArgs, AttachArgs, Cli, Command, DoctorArgs, GoroutinesArgs, HeapArgs, HeapCommand,
         LeaksArgs, PsArgs, RecordArgs, ReportArgs,
     },
-    doctor,
+    daemon, doctor,
     export::Exports,
     heap, html, leaks,
     profile::table::Look,
@@ -91,6 +92,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Heap(args) => heap_of(&args),
         Command::Leaks(args) => leaks_of(&args),
         Command::Ps(args) => list(&args),
+        Command::Dist(args) => dist(&args.folder),
+        Command::Agent(args) => {
+            runtime()?.block_on(daemon::run(&args))?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -407,6 +413,29 @@ fn list(args: &PsArgs) -> Result<ExitCode> {
         print(&(serde_json::to_string_pretty(&list)? + "\n"))?;
     } else {
         print(&ps::text(&list))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what packages take from the command line's own description.
+fn dist(folder: &Path) -> Result<ExitCode> {
+    std::fs::create_dir_all(folder)?;
+    let mut command = Cli::command();
+    command.build();
+    let page = |command: &clap::Command, name: String| -> Result<()> {
+        let mut text = Vec::new();
+        let man =
+            clap_mangen::Man::new(command.clone().display_name(name.clone())).title(name.clone());
+        man.render(&mut text)?;
+        Ok(std::fs::write(folder.join(format!("{name}.1")), text)?)
+    };
+    page(&command, "g211s".to_owned())?;
+    let shown = command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set());
+    for sub in shown {
+        page(sub, format!("g211s-{}", sub.get_name()))?;
+    }
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut Cli::command(), "g211s", folder)?;
     }
     Ok(ExitCode::SUCCESS)
 }

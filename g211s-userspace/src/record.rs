@@ -37,6 +37,10 @@ pub use waits::{Ticks, Unfolding, Waits};
 pub enum Record {
     /// What was watched, how and where. First, and once.
     Start(Box<RunStart>),
+    /// Another process is watched from now on. Only in runs without an end: a recording names all in its head.
+    Attached(Box<Attached>),
+    /// One is watched no more, and all that was seen of it came before: its index may name another from now on.
+    Detached(Detached),
     /// An event of the kernel side, in the order it was drained (see `order`).
     Event(Event),
     /// Counters of one target, every [`Settings::interval_ns`].
@@ -92,6 +96,26 @@ pub struct RunStart {
     pub settings: Settings,
     /// Who was watched; the index is `Header::target`.
     pub targets: Vec<Target>,
+}
+
+/// A process that came into a run under way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attached {
+    /// Since when it is watched, ns.
+    pub ts_ns: u64,
+    /// `Header::target` of its events.
+    pub index: u8,
+    /// Who.
+    pub target: Target,
+}
+
+/// A process that left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detached {
+    /// When, ns.
+    pub ts_ns: u64,
+    /// Its index.
+    pub index: u8,
 }
 
 /// The machine a run was made on.

@@ -7,13 +7,14 @@
 //! [`browser`] (a headless Chromium), [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
 //! [`paired`] (what something costs a program), [`python`] (checks of exports by others' libraries)
 //! [`lab`] (the fault laboratory), [`leaks`] (programs that
-//! leak).
+//! leak), [`fleet`] and [`scrape`] (many services, and an agent that watches them).
 //!
 //! This library must not know: what a scenario asserts. `cargo xtask demo` and `cargo xtask lab`
 //! use it as well.
 
 pub mod agent;
 pub mod browser;
+pub mod fleet;
 pub mod folder;
 pub mod go;
 pub mod kernel;
@@ -23,6 +24,7 @@ pub mod paired;
 pub mod proc;
 pub mod python;
 pub mod report;
+pub mod scrape;
 pub mod service;
 pub mod stats;
 pub mod truth;

@@ -13,6 +13,8 @@ pub enum Packages {
     Small,
     /// pyarrow and pandas (330 MB): for the long variants.
     Large,
+    /// OpenTelemetry's message definitions with protobuf (3 MB).
+    Otlp,
 }
 
 impl Packages {
@@ -21,6 +23,7 @@ impl Packages {
         match self {
             Self::Small => &["perfetto==0.59.1", "protobuf==7.36.2", "duckdb==2.0.1"],
             Self::Large => &["pyarrow==26.0.1", "pandas==3.1.1"],
+            Self::Otlp => &["opentelemetry-proto==1.45.2", "protobuf==7.36.2"],
         }
     }
 
@@ -29,6 +32,7 @@ impl Packages {
         let name = match self {
             Self::Small => "small",
             Self::Large => "large",
+            Self::Otlp => "otlp",
         };
         crate::root().join(".toolchain/python").join(name)
     }

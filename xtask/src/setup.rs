@@ -59,6 +59,8 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
         did |= go_toolchain(go::OLD)?;
         did |= go_toolchain(go::MIDDLE)?;
         did |= python(Packages::Small)?;
+        did |= python(Packages::Otlp)?;
+        did |= prometheus()?;
         did |= nextest()?;
     }
     if purpose >= Purpose::TestAll {
@@ -87,7 +89,8 @@ fn packages(purpose: Purpose) -> Result<bool> {
         let of_llvm = LLVM_PACKAGES.iter().filter(|p| !(llvm_there && p.starts_with("llvm")));
         missing.extend(of_llvm.filter(|p| !is_installed(p)));
     }
-    let wants_pip = !has_go(purpose) || purpose >= Purpose::Test && !Packages::Small.are_there();
+    let has_python = Packages::Small.are_there() && Packages::Otlp.are_there();
+    let wants_pip = !has_go(purpose) || purpose >= Purpose::Test && !has_python;
     if purpose >= Purpose::Demo && wants_pip && !has_pip() {
         missing.extend(["python3", "python3-pip"]);
     }
@@ -156,19 +159,55 @@ fn fetch_kernel(version: &str) -> Result<()> {
         .with_context(|| format!("apt has no {prefix}*-cloud-amd64 (try `apt-get update`)"))?;
     let place = folder().join("kernels").join(version);
     let unfinished = place.with_file_name(format!("{version}.unfinished"));
-    let _ = std::fs::remove_dir_all(&unfinished);
-    std::fs::create_dir_all(&unfinished)?;
+    unpack(package, &unfinished, &format!("kernel-{version}"))?;
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::rename(&unfinished, &place).context("renaming")
+}
+
+/// Takes a Debian package into a folder, unpacked and not installed.
+fn unpack(package: &str, into: &Path, log: &str) -> Result<()> {
+    let _ = std::fs::remove_dir_all(into);
+    std::fs::create_dir_all(into)?;
     let mut apt = Command::new("apt-get");
-    apt.current_dir(&unfinished).args(["download", package]);
-    logged(&mut apt, &format!("kernel-{version}"))?;
-    let mut files = std::fs::read_dir(&unfinished)?.flatten().map(|f| f.path());
+    apt.current_dir(into).args(["download", package]);
+    logged(&mut apt, log)?;
+    let mut files = std::fs::read_dir(into)?.flatten().map(|f| f.path());
     let deb = files.find(|f| f.extension().is_some_and(|e| e == "deb"));
     let deb = deb.with_context(|| format!("apt-get download {package} left no package"))?;
     let mut dpkg = Command::new("dpkg");
-    logged(dpkg.arg("-x").arg(&deb).arg(&unfinished), &format!("kernel-{version}-unpack"))?;
-    std::fs::remove_file(deb)?;
-    let _ = std::fs::remove_dir_all(&place);
-    std::fs::rename(&unfinished, &place).context("renaming")
+    logged(dpkg.arg("-x").arg(&deb).arg(into), &format!("{log}-unpack"))?;
+    Ok(std::fs::remove_file(deb)?)
+}
+
+/// Prometheus and its tool, by which the agent's metrics are judged: not installed, since Debian's package would start
+/// a service.
+fn prometheus() -> Result<bool> {
+    let tools = ["promtool", "prometheus"];
+    if tools.iter().all(|tool| kernel::find(tool).is_some()) {
+        return Ok(false);
+    }
+    if kernel::find("apt-get").is_none() {
+        println!(
+            "setup: without prometheus and promtool the agent's metrics are not judged by them"
+        );
+        return Ok(false);
+    }
+    step("unpacking Debian's prometheus into .toolchain/bin", || {
+        let unfinished = folder().join("prometheus.unfinished");
+        unpack("prometheus", &unfinished, "prometheus").or_else(|_| {
+            let _ = logged(Command::new("apt-get").arg("update"), "apt-update");
+            unpack("prometheus", &unfinished, "prometheus")
+        })?;
+        std::fs::create_dir_all(folder().join("bin"))?;
+        for tool in tools {
+            std::fs::rename(
+                unfinished.join("usr/bin").join(tool),
+                folder().join("bin").join(tool),
+            )?;
+        }
+        Ok(std::fs::remove_dir_all(&unfinished)?)
+    })?;
+    Ok(true)
 }
 
 /// The newest cloud kernel among the names of packages.
@@ -304,7 +343,7 @@ fn python(packages: Packages) -> Result<bool> {
         std::fs::create_dir_all(place.parent().unwrap_or(&place)).context("a folder")?;
         let mut pip = pip_install(&unfinished);
         // Perfetto's dependencies are for downloading its trace processor, which nothing here does.
-        if packages == Packages::Small {
+        if packages != Packages::Large {
             pip.arg("--no-deps");
         }
         logged(pip.args(names), &format!("python-{packages:?}"))?;

@@ -677,6 +677,9 @@ pub(crate) fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let old: u32 = ctx.arg(1);
     if let Some(index) = target::of(tgid(task)) {
         send_life(pid(task), index, Life::Exec, old);
+    } else if globals::tell_execs() != 0 {
+        // Not on behalf of a target: it may become one.
+        send_life(tgid(task), NO_TARGET.into(), Life::Exec, old);
     }
     0
 }

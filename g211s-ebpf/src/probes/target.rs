@@ -15,7 +15,7 @@ use crate::{
 /// Index of the target that this process is, if it is one. The first thing every program asks.
 #[inline(always)]
 pub(crate) fn of(tgid: u32) -> Option<u32> {
-    let slot = TARGETS.get_ptr(target_slot(tgid, globals::target_multiplier()))?;
+    let slot = TARGETS.get_ptr(target_slot(tgid, globals::target_select()))?;
     // SAFETY: an aligned value of an array map. User space replaces it as a whole while we run.
     let entry = unsafe { core::ptr::read_volatile(slot) };
     if entry >> 32 == u64::from(tgid) { (entry as u32).checked_sub(1) } else { None }

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 
 use std::time::{Duration, Instant};
 
+use super::run::Sink;
 use crate::{
     record::Record,
     recording::Writer,
@@ -20,20 +21,61 @@ pub struct Sinks {
     pub live: bool,
 }
 
-impl Sinks {
-    pub(super) fn push(&mut self, record: Record, console: &mut Console) {
-        if let Some(writer) = &mut self.writer
+/// Sinks, with who is told of them.
+pub(super) struct Told {
+    pub(super) sinks: Sinks,
+    pub(super) console: Console,
+}
+
+impl Sink for Told {
+    fn push(&mut self, record: Record) {
+        if let Some(writer) = &mut self.sinks.writer
             && let Err(e) = writer.write(&record)
         {
-            console.say(&format!("g211s: {e}; the run goes on without the recording"));
-            self.writer = None;
+            self.say(&format!("{e}; the run goes on without the recording"));
+            self.sinks.writer = None;
         }
-        if let Some(pipeline) = &mut self.pipeline {
+        if let Some(pipeline) = &mut self.sinks.pipeline {
             let notes = pipeline.push(record);
-            if self.live {
-                console.tell(&notes);
+            if self.sinks.live {
+                self.console.tell(&notes);
             }
         }
+    }
+
+    fn say(&mut self, text: &str) {
+        self.console.say(&format!("g211s: {text}"));
+    }
+
+    fn second(&mut self, status: &dyn Fn() -> String) -> Option<String> {
+        let failed = self.sinks.writer.as_mut().and_then(|w| w.flush().err());
+        let wrong = failed.map(|e| {
+            self.sinks.writer = None;
+            format!("{e}; the run goes on without the recording")
+        });
+        self.console.held_back();
+        if self.console.tty {
+            self.console.status(&status());
+        }
+        wrong
+    }
+
+    fn is_pointless(&self) -> bool {
+        self.sinks.writer.is_none() && self.sinks.pipeline.is_none()
+    }
+}
+
+impl Told {
+    /// The run is over: says what is left to say.
+    pub(super) fn finish(mut self) -> Sinks {
+        if self.sinks.live
+            && let Some(pipeline) = &mut self.sinks.pipeline
+        {
+            self.console.tell(&pipeline.flush());
+        }
+        self.console.held_back();
+        self.console.clear();
+        self.sinks
     }
 }
 
@@ -133,7 +175,7 @@ impl Console {
                         self.say(&format!("!! g211s: {line}"));
                     }
                 }
-                Note::Stop { .. } | Note::Notice(_) => {}
+                Note::Stop { .. } | Note::Cycle { .. } | Note::Notice(_) => {}
             }
         }
     }

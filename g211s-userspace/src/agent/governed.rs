@@ -33,6 +33,13 @@ impl Governed {
         self.probes.push((request, Some(handle)));
     }
 
+    /// They count from `now` on; `left_out`: only if there are any.
+    pub(super) fn begin(&mut self, now: u64, left_out: bool) {
+        if !(left_out && self.probes.is_empty()) {
+            self.governor.attached(now, 0);
+        }
+    }
+
     /// From now on their hits may be so many a second.
     pub(super) fn allow(&mut self, per_second: f64) {
         self.governor.allow(per_second);

@@ -1,12 +1,12 @@
 //! What the addresses of stacks are: read from the target's executable as soon as a stack has a new one, so
 //! that neither the live view nor a recording needs it later. Must not know why a stack was taken.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Deref, sync::Arc};
 
 use g211s_ebpf::event::StackEvent;
 
 use crate::{
-    elf::symbols::{Symbols, short_name},
+    elf::symbols::{Paused, Symbols, short_name},
     go::Binary,
     record::{SymbolFrame, SymbolInfo},
     runtime::bias::load_bias,
@@ -22,30 +22,63 @@ const MAX_LOOKS: u32 = 256;
 pub(crate) struct Naming<'a> {
     target: u8,
     pid: u32,
-    binary: &'a Binary,
+    binary: Executable<'a>,
     /// What was added to the executable's addresses; where that is not known, only mappings are told.
     bias: Option<u64>,
     /// Made for the first stack: it takes a few dozen reads.
-    symbols: Option<Symbols<'a>>,
+    symbols: Option<Paused>,
     named: HashSet<u64>,
     looks: u32,
 }
 
+/// An executable of somebody else's, or shared.
+enum Executable<'a> {
+    Lent(&'a Binary),
+    Shared(Arc<Binary>),
+}
+
+impl Deref for Executable<'_> {
+    type Target = Binary;
+
+    fn deref(&self) -> &Binary {
+        match self {
+            Self::Lent(binary) => binary,
+            Self::Shared(binary) => binary,
+        }
+    }
+}
+
 impl<'a> Naming<'a> {
     pub(crate) fn new(procfs: &Procfs, target: u8, pid: u32, binary: &'a Binary) -> Self {
-        let bias = load_bias(procfs, pid, binary).ok();
+        Self::of(procfs, target, pid, Executable::Lent(binary))
+    }
+
+    fn of(procfs: &Procfs, target: u8, pid: u32, binary: Executable<'a>) -> Self {
+        let bias = load_bias(procfs, pid, &binary).ok();
         Self { target, pid, binary, bias, symbols: None, named: HashSet::new(), looks: 0 }
+    }
+
+    /// The line tables, to be given back to `self.symbols`.
+    fn symbols(&mut self) -> Symbols<'_> {
+        match self.symbols.take() {
+            Some(paused) => self.binary.resume_symbols(paused),
+            None => self.binary.symbols(),
+        }
     }
 
     /// Takes out of a stack as the kernel side sent it what is no return address, and gives the names of the
     /// addresses that are new.
     pub(super) fn take(&mut self, procfs: &Procfs, event: &mut StackEvent) -> Vec<SymbolInfo> {
-        let symbols = self.symbols.get_or_insert_with(|| self.binary.symbols());
-        settle(event, |at, caller| {
-            let Some(bias) = self.bias else { return false };
-            symbols.frame_size(at.wrapping_sub(bias)) == Some(0)
-                && symbols.function(caller.wrapping_sub(bias).wrapping_sub(1)).is_some()
-        });
+        if let Some(bias) = self.bias {
+            let mut symbols = self.symbols();
+            settle(event, |at, caller| {
+                symbols.frame_size(at.wrapping_sub(bias)) == Some(0)
+                    && symbols.function(caller.wrapping_sub(bias).wrapping_sub(1)).is_some()
+            });
+            self.symbols = Some(symbols.pause());
+        } else {
+            settle(event, |_, _| false);
+        }
         let depth = (event.depth as usize).min(event.addresses.len());
         let mut new = Vec::new();
         for (i, &address) in event.addresses[..depth].iter().enumerate() {
@@ -64,8 +97,10 @@ impl<'a> Naming<'a> {
     }
 
     fn frames(&mut self, procfs: &Procfs, address: u64) -> Vec<SymbolFrame> {
-        let symbols = self.symbols.get_or_insert_with(|| self.binary.symbols());
-        let known = self.bias.and_then(|bias| symbols.at(address.checked_sub(bias)?));
+        let bias = self.bias;
+        let mut symbols = self.symbols();
+        let known = bias.and_then(|bias| symbols.at(address.checked_sub(bias)?));
+        self.symbols = Some(symbols.pause());
         if let Some(frames) = known {
             let frame = |f: &crate::elf::symbols::Frame| SymbolFrame {
                 function: short_name(&f.function),
@@ -86,6 +121,13 @@ impl<'a> Naming<'a> {
             name.trim_start_matches('[').trim_end_matches(']')
         });
         vec![SymbolFrame { function: format!("[{name}]"), file: None, line: None, inlined: false }]
+    }
+}
+
+impl Naming<'static> {
+    /// The same, of an executable that several share.
+    pub(super) fn shared(procfs: &Procfs, target: u8, pid: u32, binary: Arc<Binary>) -> Self {
+        Self::of(procfs, target, pid, Executable::Shared(binary))
     }
 }
 

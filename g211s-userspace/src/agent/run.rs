@@ -12,9 +12,8 @@ use nix::sys::{
 };
 
 use super::{
-    console::{Console, Sinks},
-    naming::Naming,
     now_ns,
+    places::Manner,
     watched::{Watched, thread_info},
 };
 use crate::{
@@ -34,19 +33,38 @@ const HELPING: u64 = 4 << 20;
 /// Foreign processes described at most in one run.
 const MAX_PROCESSES: usize = 4096;
 
+/// What takes a run's records, and its words.
+pub(crate) trait Sink {
+    /// Takes the next record.
+    fn push(&mut self, record: Record);
+    /// Says something to whoever runs g211s.
+    fn say(&mut self, text: &str);
+    /// A second has passed; `status` tells how far the run is, for those who show it. Gives what went wrong.
+    fn second(&mut self, status: &dyn Fn() -> String) -> Option<String>;
+    /// Whether nobody takes what the run finds.
+    fn is_pointless(&self) -> bool;
+}
+
+/// Processes that replaced their programs, told between two looks at most.
+const MAX_EXECED: usize = 4096;
+
 /// A run under way.
-pub(super) struct Run<'a> {
-    pub(super) session: Session,
-    pub(super) sinks: Sinks,
-    pub(super) console: Console,
+pub(crate) struct Run<S> {
+    pub(crate) session: Session,
+    pub(crate) sink: S,
     pub(super) procfs: Procfs,
-    pub(super) watched: Vec<Watched>,
-    /// What addresses in their code are, by target.
-    pub(super) naming: Vec<Naming<'a>>,
+    /// Who is watched, by index: those that are gone too, until their places are cleared.
+    pub(super) watched: BTreeMap<u8, Watched>,
+    /// How targets are watched.
+    pub(super) manner: Manner,
     /// How long network polls may be counted; `None` where they cannot be.
     pub(super) poll_governor: Option<Governor>,
-    pub(super) received: [u64; EVENT_CLASSES],
+    pub(crate) received: [u64; EVENT_CLASSES],
     pub(super) undecodable: u64,
+    /// Events of a place's former target.
+    pub(super) stale: u64,
+    /// Processes of no target that replaced their programs.
+    pub(super) execed: Vec<u32>,
     pub(super) ring_bytes: u64,
     /// Foreign processes described already.
     pub(super) processes: HashSet<u32>,
@@ -67,18 +85,18 @@ pub(super) struct Run<'a> {
     pub(super) start_ns: u64,
 }
 
-impl Run<'_> {
+impl<S: Sink> Run<S> {
     /// Takes one helping of events from the ring; whether there is more.
-    pub(super) fn drain(&mut self) -> bool {
+    pub(crate) fn drain(&mut self) -> bool {
         let Self {
             session,
-            sinks,
-            console,
+            sink,
             procfs,
             watched,
-            naming,
             received,
             undecodable,
+            stale,
+            execed,
             processes,
             pending,
             born,
@@ -90,15 +108,29 @@ impl Run<'_> {
         let (bytes, more) = session.drain(HELPING, |item| match Event::decode(item) {
             Err(_) => *undecodable += 1,
             Ok(mut event) => {
-                received[usize::from(event.header().kind)] += 1;
+                let header = *event.header();
+                received[usize::from(header.kind)] += 1;
+                let target = header.target;
+                if target == NO_TARGET
+                    && let Event::Life(l) = &event
+                {
+                    // A burst of them is found by the next scan.
+                    if l.what == Life::Exec as u32 && execed.len() < MAX_EXECED {
+                        execed.push(header.tid);
+                    }
+                    return;
+                }
+                // Who had the place before may be told of still.
+                let is_known = |w: &Watched| header.ts_ns >= w.since_ns;
+                if target != NO_TARGET && !watched.get(&target).is_some_and(is_known) {
+                    *stale += 1;
+                    return;
+                }
                 match &mut event {
                     Event::Stack(s) => {
-                        let target = usize::from(s.header.target);
-                        if watched.get(target).is_some_and(|w| w.alive)
-                            && let Some(naming) = naming.get_mut(target)
-                        {
-                            for symbol in naming.take(procfs, s) {
-                                sinks.push(Record::Symbol(Box::new(symbol)), console);
+                        if let Some(w) = watched.get_mut(&target).filter(|w| w.alive) {
+                            for symbol in w.naming.take(procfs, s) {
+                                sink.push(Record::Symbol(Box::new(symbol)));
                             }
                         }
                     }
@@ -118,29 +150,36 @@ impl Run<'_> {
                     }
                     Event::Life(l) if l.what == Life::ThreadExited as u32 => {
                         exited.push((l.header.tid, 0));
+                        if let Some(w) = watched.get_mut(&target) {
+                            w.is_leaving |= w.request.tgid == l.header.tid;
+                        }
                     }
                     Event::Life(l) if l.what == Life::Exec as u32 => execs.push(l.header.target),
                     _ => {}
                 }
-                sinks.push(Record::Event(event), console);
+                sink.push(Record::Event(event));
             }
         });
         self.ring_bytes += bytes;
         self.describe();
         self.take_exited();
         for target in execs {
-            self.gone(
-                target,
-                "it replaced its program (execve); attach again to watch the new one",
-            );
+            // Who becomes a target anew is told like others.
+            self.execed.extend(self.watched.get(&target).map(|w| w.request.tgid));
+            let why = if self.manner.unending {
+                "it replaced its program (execve)"
+            } else {
+                "it replaced its program (execve); attach again to watch the new one"
+            };
+            self.gone(target, why);
         }
         self.session.flush_kernel_log();
         more
     }
 
     /// Whether nobody takes what the run finds: a recording that could not be written on.
-    pub(super) fn is_pointless(&self) -> bool {
-        self.sinks.writer.is_none() && self.sinks.pipeline.is_none()
+    pub(crate) fn is_pointless(&self) -> bool {
+        self.sink.is_pointless()
     }
 
     /// Describes processes and threads while they are (probably) still there.
@@ -152,17 +191,17 @@ impl Run<'_> {
                 cgroup: self.procfs.cgroup(tgid).unwrap_or_default(),
                 cmdline: self.procfs.cmdline(tgid).unwrap_or_default().chars().take(120).collect(),
             };
-            self.sinks.push(Record::Process(Box::new(info)), &mut self.console);
+            self.sink.push(Record::Process(Box::new(info)));
         }
         let born = std::mem::take(&mut self.born);
-        for w in &self.watched {
+        for w in self.watched.values() {
             let of = born.iter().filter(|(target, _)| *target == w.request.index);
             let tids: Vec<u32> = of.map(|(_, tid)| *tid).collect();
             let ms = w.runtime.as_ref().filter(|_| w.alive && !tids.is_empty());
             let ms = ms.map(|r| r.new_ms(&tids)).unwrap_or_default();
             for tid in tids {
                 let info = thread_info(&self.procfs, w, tid, ms.get(&tid).copied());
-                self.sinks.push(Record::Thread(Box::new(info)), &mut self.console);
+                self.sink.push(Record::Thread(Box::new(info)));
             }
         }
     }
@@ -174,7 +213,7 @@ impl Run<'_> {
         for (tid, tries) in std::mem::take(&mut self.exited) {
             match self.session.take_exited(tid) {
                 Some(t) => {
-                    self.sinks.push(Record::ThreadTotals(Box::new(t)), &mut self.console);
+                    self.sink.push(Record::ThreadTotals(Box::new(t)));
                 }
                 // What never shows up (its record was never made, or made anew) must not pile up.
                 None if tries < LEAVING_TRIES => later.push((tid, tries + 1)),
@@ -185,20 +224,19 @@ impl Run<'_> {
     }
 
     /// Reads counters, after the events of the time before were taken.
-    pub(super) fn intervals(&mut self) {
+    pub(crate) fn intervals(&mut self) {
         for sample in std::mem::take(&mut self.samples) {
-            self.sinks.push(sample, &mut self.console);
+            self.sink.push(sample);
         }
-        for index in 0..self.watched.len() {
-            if self.watched[index].alive {
-                self.interval(index as u8);
-            }
+        let alive = self.watched.iter().filter(|(_, w)| w.alive);
+        for index in alive.map(|(&index, _)| index).collect::<Vec<_>>() {
+            self.interval(index);
         }
     }
 
-    pub(super) fn interval(&mut self, target: u8) {
+    pub(crate) fn interval(&mut self, target: u8) {
         let now = now_ns();
-        let w = &mut self.watched[usize::from(target)];
+        let Some(w) = self.watched.get_mut(&target) else { return };
         let throttled = w.quotas.since();
         let quotas = std::mem::take(&mut w.quotas_changed).then(|| w.quotas.list().to_vec());
         let counters = self.session.counters(target, now).map(|i| Interval {
@@ -212,7 +250,7 @@ impl Run<'_> {
             ..i
         });
         match counters {
-            Ok(i) => self.sinks.push(Record::Interval(Box::new(i)), &mut self.console),
+            Ok(i) => self.sink.push(Record::Interval(Box::new(i))),
             Err(e) => self.notice(Some(target), &e.to_string()),
         }
         self.waits(target, now, false);
@@ -220,7 +258,10 @@ impl Run<'_> {
 
     /// Takes the waits by time. `last`: the target is not watched any more.
     fn waits(&mut self, target: u8, now_ns: u64, last: bool) {
-        let w = &mut self.watched[usize::from(target)];
+        if self.manner.unending {
+            return;
+        }
+        let Some(w) = self.watched.get_mut(&target) else { return };
         let numbers = w.waits.due(now_ns, last);
         if numbers.is_empty() {
             return;
@@ -228,25 +269,25 @@ impl Run<'_> {
         match self.session.ticks(target, numbers.clone()) {
             Ok(ticks) => {
                 let record = w.waits.unfolding.record(target, numbers.start, &ticks);
-                self.sinks.push(Record::Waits(Box::new(record)), &mut self.console);
+                self.sink.push(Record::Waits(Box::new(record)));
             }
             Err(e) => self.notice(Some(target), &e.to_string()),
         }
     }
 
     /// Whether a look at what is hit often may be over any moment.
-    pub(super) fn is_looking(&self) -> bool {
+    pub(crate) fn is_looking(&self) -> bool {
         let now = now_ns();
         if self.poll_governor.as_ref().is_some_and(|g| g.is_looking(now)) {
             return true;
         }
-        let mut alive = self.watched.iter().filter(|w| w.alive);
+        let mut alive = self.watched.values().filter(|w| w.alive);
         alive.any(|w| w.allocs.is_looking(now) || w.assists.is_looking(now))
     }
 
     /// Lets what is hit often come and go, so that it stays affordable.
     /// `all`: also what is in no hurry, i.e. not within a short look.
-    pub(super) fn govern(&mut self, all: bool) {
+    pub(crate) fn govern(&mut self, all: bool) {
         self.govern_polls(all);
         self.govern_probes(all);
     }
@@ -278,7 +319,7 @@ impl Run<'_> {
     fn govern_probes(&mut self, all: bool) {
         let Self { session, watched, .. } = self;
         let mut refused = Vec::new();
-        for w in watched.iter_mut().filter(|w| w.alive) {
+        for w in watched.values_mut().filter(|w| w.alive) {
             if all {
                 w.allow();
             }
@@ -298,26 +339,28 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn notice(&mut self, target: Option<u8>, text: &str) {
-        self.console.say(&format!("g211s: {text}"));
+    pub(crate) fn notice(&mut self, target: Option<u8>, text: &str) {
+        self.sink.say(text);
         let notice = Notice { ts_ns: now_ns(), target, text: text.to_owned() };
-        self.sinks.push(Record::Notice(Box::new(notice)), &mut self.console);
+        self.sink.push(Record::Notice(Box::new(notice)));
     }
 
-    /// Whether any target is still there; says so of those that went.
-    pub(super) fn targets_alive(&mut self) -> bool {
-        for index in 0..self.watched.len() {
-            let w = &self.watched[index];
-            if w.alive && !w.resolved.is_alive(&self.procfs) {
-                self.gone(index as u8, "it exited");
-            }
+    /// Whether any target is still there; says so of those that went. `all`: also looks at those whose first thread
+    /// goes on as far as events tell, which costs a read each.
+    pub(crate) fn targets_alive(&mut self, all: bool) -> bool {
+        let dead =
+            |w: &Watched| w.alive && (all || w.is_leaving) && !w.resolved.is_alive(&self.procfs);
+        let dead = self.watched.iter().filter(|(_, w)| dead(w)).map(|(&index, _)| index);
+        for index in dead.collect::<Vec<_>>() {
+            self.gone(index, "it exited");
         }
-        self.watched.iter().any(|w| w.alive)
+        self.watched.values().any(|w| w.alive)
     }
 
-    pub(super) fn gone(&mut self, target: u8, why: &str) {
-        let Some(w) = self.watched.get_mut(usize::from(target)).filter(|w| w.alive) else { return };
+    pub(crate) fn gone(&mut self, target: u8, why: &str) {
+        let Some(w) = self.watched.get_mut(&target).filter(|w| w.alive) else { return };
         w.alive = false;
+        w.gone_ns = now_ns();
         let (pid, comm) = (w.record.pid, w.record.comm.clone());
         self.session.unwatch(w.request.tgid);
         self.interval(target);
@@ -325,48 +368,19 @@ impl Run<'_> {
         self.notice(Some(target), &format!("process {pid} ({comm}): {why}"));
     }
 
-    pub(super) fn every_second(&mut self) {
-        use std::fmt::Write as _;
-
-        self.watched.iter_mut().filter(|w| w.alive).for_each(Watched::renew_quotas);
+    pub(crate) fn every_second(&mut self) {
         // `/proc/stat` is dear on a machine with many CPUs; on bare metal it has nothing to say.
         if self.steal_at_start.values().any(|ns| *ns > 0) {
             self.steal();
         }
-        self.samples.extend(self.watched.iter().filter_map(|w| w.sample(Moment::Running)));
-        if let Some(writer) = &mut self.sinks.writer
-            && let Err(e) = writer.flush()
-        {
-            self.sinks.writer = None;
-            self.notice(None, &format!("{e}; the run goes on without the recording"));
+        if !self.manner.unending {
+            self.sample();
         }
-        self.console.held_back();
-        if !self.console.tty {
-            return;
+        let Self { session, watched, received, start_ns, .. } = self;
+        let wrong = self.sink.second(&|| status(session, watched, received, *start_ns));
+        if let Some(wrong) = wrong {
+            self.notice(None, &wrong);
         }
-        let seconds = (now_ns() - self.start_ns) / 1_000_000_000;
-        let loss = self.session.loss().unwrap_or_default();
-        let mut line = format!("{seconds:>4} s");
-        for w in &self.watched {
-            if let Ok(i) = self.session.counters(w.request.index, now_ns()) {
-                let delays = i.woken + i.preempted;
-                let mean_us = (i.woken_ns + i.preempted_ns) / delays.max(1) / 1000;
-                let _ = write!(
-                    line,
-                    " | {} {}: {} GC, {} stops, {delays} run-queue waits, {mean_us} µs mean",
-                    clean(&w.record.comm),
-                    w.record.pid,
-                    i.gc,
-                    i.stw
-                );
-            }
-        }
-        let lost: u64 = loss.lost.iter().sum();
-        let _ = write!(line, " | {} events", self.received.iter().sum::<u64>());
-        if lost > 0 {
-            let _ = write!(line, ", {lost} LOST");
-        }
-        self.console.status(&line);
     }
 
     /// Says what the hypervisor took from the CPUs, if that is more than when last said.
@@ -380,32 +394,33 @@ impl Run<'_> {
         if cpus != self.stolen {
             self.stolen.clone_from(&cpus);
             let sample = StealSample { ts_ns: now_ns(), cpus };
-            self.sinks.push(Record::Steal(Box::new(sample)), &mut self.console);
+            self.sink.push(Record::Steal(Box::new(sample)));
         }
     }
 
     /// Names the Ms of all threads once more: some were too young when they were seen first.
     pub(super) fn last_ms(&mut self) {
-        for w in self.watched.iter_mut().filter(|w| w.alive) {
+        for w in self.watched.values_mut().filter(|w| w.alive) {
             let tids = self.procfs.threads(w.record.pid).unwrap_or_default();
             let ms = w.runtime.as_mut().map(|r| r.all_ms(&tids)).unwrap_or_default();
             for (tid, m_id) in ms {
                 let info = thread_info(&self.procfs, w, tid, Some(m_id));
-                self.sinks.push(Record::Thread(Box::new(info)), &mut self.console);
+                self.sink.push(Record::Thread(Box::new(info)));
             }
         }
     }
 
     /// The end of a run: stop counting, take the rest, detach, and say what it cost.
-    pub(super) fn end(
+    pub(crate) fn end(
         mut self,
         reason: &str,
         attach_ns: u64,
         usage_before: &nix::sys::resource::Usage,
-    ) -> Sinks {
+    ) -> S {
         // While events still pass: what the runtime has counted by now is in them.
-        let last: Vec<Record> = self.watched.iter().filter_map(|w| w.sample(Moment::End)).collect();
-        for w in &self.watched {
+        let last: Vec<Record> =
+            self.watched.values().filter_map(|w| w.sample(Moment::End)).collect();
+        for w in self.watched.values() {
             self.session.unwatch(w.request.tgid);
         }
         let end_ns = now_ns();
@@ -413,7 +428,7 @@ impl Run<'_> {
         std::thread::sleep(Duration::from_millis(2));
         while self.drain() {}
         for sample in std::mem::take(&mut self.samples).into_iter().chain(last) {
-            self.sinks.push(sample, &mut self.console);
+            self.sink.push(sample);
         }
         self.last_ms();
         self.steal();
@@ -421,26 +436,26 @@ impl Run<'_> {
         let (finals, totals) =
             self.session.final_threads(end_ns, |t| windows.get(&t).copied().unwrap_or_default());
         for event in finals {
-            self.sinks.push(Record::Event(Event::Thread(event)), &mut self.console);
+            self.sink.push(Record::Event(Event::Thread(event)));
         }
         for totals in totals {
-            self.sinks.push(Record::ThreadTotals(Box::new(totals)), &mut self.console);
+            self.sink.push(Record::ThreadTotals(Box::new(totals)));
         }
         let (mut probe_hits, mut hot_probes) = (Vec::new(), Vec::new());
-        for index in 0..self.watched.len() as u8 {
-            if self.watched[usize::from(index)].alive {
+        for index in self.watched.keys().copied().collect::<Vec<_>>() {
+            if self.watched[&index].alive {
                 self.interval(index);
                 self.waits(index, end_ns, true);
             }
             match self.session.hists(index, end_ns) {
-                Ok(h) => self.sinks.push(Record::Hists(Box::new(h)), &mut self.console),
+                Ok(h) => self.sink.push(Record::Hists(Box::new(h))),
                 Err(e) => self.notice(Some(index), &e.to_string()),
             }
             let counters = self.session.counters(index, end_ns).unwrap_or_default();
-            hot_probes.push(self.watched[usize::from(index)].hot_probes(&counters));
+            hot_probes.push(self.watched[&index].hot_probes(&counters));
             let counted = counters.hits;
             let mut sites: Vec<u32> =
-                self.watched[usize::from(index)].record.probes.iter().map(|p| p.site_id).collect();
+                self.watched[&index].record.probes.iter().map(|p| p.site_id).collect();
             sites.sort_unstable();
             sites.dedup();
             for site in sites.into_iter().filter_map(Site::from_u32) {
@@ -455,12 +470,9 @@ impl Run<'_> {
         let bpf_programs = self.session.program_costs();
         let host_switches = self.session.switches();
         let sampler_ticks = self.session.sampler_ticks();
-        let Self { session, mut sinks, mut console, watched, .. } = self;
+        let Self { session, mut sink, watched, .. } = self;
         let detach = Instant::now();
-        let handles = watched.into_iter().flat_map(|w| {
-            let Watched { probes, mut allocs, mut assists, .. } = w;
-            probes.into_iter().chain(allocs.take()).chain(assists.take())
-        });
+        let handles = watched.into_values().flat_map(Watched::into_probes);
         bpf::detach(handles.collect());
         drop(session);
         bpf::wait_detached();
@@ -491,14 +503,41 @@ impl Run<'_> {
                 attach_ns: attach_ns + detach_ns,
             },
         };
-        sinks.push(Record::End(Box::new(end)), &mut console);
-        if sinks.live
-            && let Some(pipeline) = &mut sinks.pipeline
-        {
-            console.tell(&pipeline.flush());
-        }
-        console.held_back();
-        console.clear();
-        sinks
+        sink.push(Record::End(Box::new(end)));
+        sink
     }
+}
+
+/// How far a run is, in one line.
+fn status(
+    session: &Session,
+    watched: &BTreeMap<u8, Watched>,
+    received: &[u64; EVENT_CLASSES],
+    start_ns: u64,
+) -> String {
+    use std::fmt::Write as _;
+
+    let seconds = (now_ns() - start_ns) / 1_000_000_000;
+    let loss = session.loss().unwrap_or_default();
+    let mut line = format!("{seconds:>4} s");
+    for w in watched.values() {
+        if let Ok(i) = session.counters(w.request.index, now_ns()) {
+            let delays = i.woken + i.preempted;
+            let mean_us = (i.woken_ns + i.preempted_ns) / delays.max(1) / 1000;
+            let _ = write!(
+                line,
+                " | {} {}: {} GC, {} stops, {delays} run-queue waits, {mean_us} µs mean",
+                clean(&w.record.comm),
+                w.record.pid,
+                i.gc,
+                i.stw
+            );
+        }
+    }
+    let lost: u64 = loss.lost.iter().sum();
+    let _ = write!(line, " | {} events", received.iter().sum::<u64>());
+    if lost > 0 {
+        let _ = write!(line, ", {lost} LOST");
+    }
+    line
 }

@@ -1,6 +1,6 @@
 //! One process under watch: its probes, and what `/proc` and its memory say of it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use g211s_ebpf::{
     config::GoLayout,
@@ -10,6 +10,7 @@ use g211s_ebpf::{
 use super::{
     governed::Governed,
     hot::{Hot, HotBudget},
+    naming::Naming,
     now_ns,
     waits::WaitsReader,
 };
@@ -29,11 +30,19 @@ use crate::{
 };
 
 /// One process under watch.
-pub(super) struct Watched {
-    pub(super) record: Target,
+pub(crate) struct Watched {
+    pub(crate) record: Target,
     pub(super) resolved: ResolvedTarget,
     pub(super) request: TargetRequest,
     pub(super) alive: bool,
+    /// Its first thread has exited.
+    pub(super) is_leaving: bool,
+    /// Since when it is watched, ns.
+    pub(super) since_ns: u64,
+    /// Since when not any more, ns.
+    pub(super) gone_ns: u64,
+    /// What addresses in its code are.
+    pub(super) naming: Naming<'static>,
     /// Probes in the allocator's slow path.
     pub(super) allocs: Governed,
     /// Probes in mark assists.
@@ -57,6 +66,17 @@ impl Watched {
         let runtime = self.runtime.as_ref().filter(|_| self.alive)?;
         let sample = runtime.sample(self.request.index, moment, &now_ns);
         Some(Record::Runtime(Box::new(sample)))
+    }
+
+    /// Whether it is watched still.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive
+    }
+
+    /// All its probes, attached or not.
+    pub(super) fn into_probes(self) -> impl Iterator<Item = ProbeHandle> {
+        let Self { probes, mut allocs, mut assists, .. } = self;
+        probes.into_iter().chain(allocs.take()).chain(assists.take())
     }
 
     /// Lets its hot probes take what its CPU time allows, half of it each.
@@ -94,11 +114,12 @@ fn find_quotas(resolved: &ResolvedTarget) -> Quotas {
 }
 
 /// Sites in the allocator's slow path.
-const ALLOCS: &[Site] = &[Site::McacheRefill, Site::McacheAllocLarge];
+pub(super) const ALLOCS: &[Site] = &[Site::McacheRefill, Site::McacheAllocLarge];
 /// Both ends of a mark assist's park.
 const ASSISTS: &[Site] = &[Site::AssistPark, Site::AssistDone];
 
-/// Plans and attaches a target's probes. A probe that is refused costs its feature only.
+/// Plans and attaches a target's probes, all but those of `without`. A probe that is refused costs its feature
+/// only.
 pub(super) fn attach_probes(
     session: &mut Session,
     index: u8,
@@ -106,8 +127,11 @@ pub(super) fn attach_probes(
     options: &plan::PlanOptions,
     budget: HotBudget,
     common: &[Unavailable],
+    without: &[Site],
 ) -> Watched {
     let mut record = resolved.record(Vec::new(), common.to_vec());
+    let binary = Arc::clone(&resolved.binary);
+    let naming = Naming::shared(&Procfs::default(), index, resolved.pid, binary);
     let quotas = find_quotas(&resolved);
     record.quotas = quotas.list().to_vec();
     if !quotas.list().is_empty() && session.facts().quota.is_none() {
@@ -134,7 +158,10 @@ pub(super) fn attach_probes(
     let mut probes = Vec::new();
     // Without an edge that ends a stop, its beginning would open a window for ever.
     let has_end = plan.probes.iter().any(|p| matches!(p.site, Site::StwStart | Site::StwEnd));
-    for probe in plan.probes.iter().filter(|p| has_end || p.site != Site::StwStop) {
+    let wanted = |p: &&plan::PlannedProbe| {
+        (has_end || p.site != Site::StwStop) && !without.contains(&p.site)
+    };
+    for probe in plan.probes.iter().filter(wanted) {
         let request = ProbeRequest {
             site: probe.site,
             file: resolved.exe_path.clone(),
@@ -157,6 +184,13 @@ pub(super) fn attach_probes(
                 costs: plan::site_costs(probe.site).into(),
             }),
         }
+    }
+    for &site in without.iter().filter(|s| plan.probes.iter().any(|p| p.site == **s)) {
+        record.unavailable.push(Unavailable {
+            feature: plan::site_name(site).into(),
+            why: "the agent leaves it out, for what it costs over time".into(),
+            costs: plan::site_costs(site).into(),
+        });
     }
     if !attached.contains(&Site::StwStop) || !attached.contains(&Site::StwStart) {
         record.unavailable.push(Unavailable {
@@ -193,6 +227,10 @@ pub(super) fn attach_probes(
         resolved,
         request,
         alive: true,
+        is_leaving: false,
+        since_ns: u64::MAX,
+        gone_ns: 0,
+        naming,
         allocs,
         assists,
         hot,

@@ -120,6 +120,11 @@ impl Lates {
         self.insert(late, threads, cpus);
     }
 
+    /// Forgets those that were taken before `before_ns`; they stay counted.
+    pub fn forget(&mut self, before_ns: u64) {
+        self.worst.retain(|l| l.end_ns >= before_ns);
+    }
+
     fn insert(&mut self, mut late: Late, threads: &Threads, cpus: &Cpus) {
         self.count += 1;
         let delay = late.delay_ns();

@@ -149,6 +149,12 @@ impl Stalls {
         all
     }
 
+    /// What was counted so far, and the table that goes on without it.
+    pub fn split(self) -> (Self, Self) {
+        let held = self.held;
+        (Self { held: Vec::new(), ..self }, Self { held, ..Self::default() })
+    }
+
     /// What waits and sleeps outside stops went to, by thread and cause.
     pub fn waited(&self) -> impl Iterator<Item = (u32, CauseKind, &Waited)> {
         self.waited.iter().map(|((tid, (kind, _)), waited)| (*tid, *kind, waited))

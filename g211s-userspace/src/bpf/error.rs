@@ -36,8 +36,8 @@ pub enum BpfError {
     },
     /// Refused for want of privileges.
     #[error(
-        "the kernel refused {what}: {why}; run g211s as root, or with CAP_BPF, CAP_PERFMON and \
-         CAP_SYS_PTRACE"
+        "the kernel refused {what}: {why}; run g211s as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and, \
+         for uprobes on kernels from 6.16 on and on updated older ones, CAP_SYS_ADMIN"
     )]
     Privileges {
         /// What was tried.

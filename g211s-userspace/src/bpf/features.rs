@@ -15,8 +15,8 @@ use aya::{
 use serde::Serialize;
 
 use super::{
-    IRQS_UNSEEN, LoadOptions, NEEDS, OBJECT, POLLS_UNCOUNTED, Session, VMLINUX_BTF, failed,
-    kernel_btf::KernelFacts, program,
+    BpfError, IRQS_UNSEEN, LoadOptions, NEEDS, OBJECT, POLLS_UNCOUNTED, Session, VMLINUX_BTF,
+    failed, kernel_btf::KernelFacts, program,
 };
 use crate::{governor::EXACT_SYSCALLS, record::PollSource};
 
@@ -221,6 +221,27 @@ fn kernels_own_counts(session: &mut Session) -> [Capability; 3] {
         ),
         capability("interrupts", false, irqs, IRQS_UNSEEN),
     ]
+}
+
+impl Session {
+    /// Attaches to a function of our own and detaches again: whether that is allowed now.
+    ///
+    /// # Errors
+    /// [`BpfError`] with the kernel's reason.
+    pub fn try_probe(&mut self) -> Result<(), BpfError> {
+        let offset =
+            own_offset(g211s_probe_me as *const () as u64).ok_or_else(|| BpfError::Other {
+                what: "attaching to g211s itself".into(),
+                why: "/proc/self/maps is unreadable".into(),
+            })?;
+        self.attach_probe(&super::ProbeRequest {
+            site: g211s_ebpf::event::Site::Custom,
+            file: "/proc/self/exe".into(),
+            file_offset: offset,
+            pid: std::process::id(),
+        })
+        .map(drop)
+    }
 }
 
 /// Calls made by [`uprobes`].

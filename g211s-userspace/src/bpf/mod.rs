@@ -20,7 +20,7 @@ use aya::{
     },
 };
 use g211s_ebpf::{
-    config::{CpuState, GoLayout, HELD_PS, TargetConfig, ThreadRecord, target_entry, target_slot},
+    config::{CpuState, GoLayout, HELD_PS, TargetConfig, ThreadRecord},
     counters::{LossCounters, TargetCounters},
     event::{AllocSum, NO_SYSCALL, Site, ThreadState},
     hist::{HISTS, HistData},
@@ -39,6 +39,7 @@ mod polls;
 mod read;
 mod sampler;
 mod series;
+mod targets;
 
 pub use calibrate::{ProbeCost, ProbeKind};
 pub use error::{BpfError, NEEDS};
@@ -205,11 +206,8 @@ pub struct Session {
     /// Whether the kernel tells when a socket becomes ready, or why not.
     readiness: Result<(), String>,
     ring: AsyncFd<Ring>,
-    targets: Array<MapData, u64>,
-    configs: Array<MapData, Pod<TargetConfig>>,
+    targets: targets::Targets,
     cpus: Array<MapData, Pod<CpuState>>,
-    /// Which slot of `targets` a tgid has.
-    multiplier: u32,
     threads: HashMap<MapData, u32, Pod<ThreadRecord>>,
     counters: PerCpuArray<MapData, Pod<TargetCounters>>,
     hists: PerCpuArray<MapData, Pod<HistData>>,
@@ -271,6 +269,16 @@ impl Session {
     /// # Errors
     /// [`BpfError`]
     pub fn load(options: &LoadOptions) -> Result<Self, BpfError> {
+        Self::load_for(options, options.tgids.len() as u32, false)
+    }
+
+    /// The same, with places for so many targets at a time (at least one, at most `MAX_TARGETS`). `execs`: tell of
+    /// every process of the host that replaces its program, as a [`Life::Exec`](g211s_ebpf::event::Life) of no
+    /// target.
+    ///
+    /// # Errors
+    /// [`BpfError`]
+    pub fn load_for(options: &LoadOptions, targets: u32, execs: bool) -> Result<Self, BpfError> {
         if OBJECT.is_empty() {
             return Err(BpfError::NoObject);
         }
@@ -281,13 +289,11 @@ impl Session {
         let cpus = aya::util::nr_cpus()
             .map_err(|(what, e)| failed(format!("counting CPUs ({what})"), &e))?;
         let (full, has_prev) = (u32::from(options.full), u32::from(facts.has_prev_state));
-        let count_irqs = u32::from(options.irqs);
+        let (count_irqs, execs) = (u32::from(options.irqs), u32::from(execs));
         let wake_at = u64::from(options.ring_bytes / 4);
         let log_level = if options.kernel_log { u8::MAX } else { 0 };
         let epoll = facts.epoll.clone().unwrap_or_default();
         let has_epoll = u32::from(facts.epoll.is_ok());
-        let multiplier = multiplier_for(&options.tgids);
-        let targets = options.tgids.len() as u32;
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&btf))
@@ -311,8 +317,8 @@ impl Session {
             .override_global("OFF_EP_OVFLIST", &epoll.ep_ovflist, true)
             .override_global("HAS_PREV_STATE", &has_prev, true)
             .override_global("THRESHOLD_NS", &options.threshold_ns, true)
+            .override_global("TELL_EXECS", &execs, true)
             .override_global("STREAM_ALL", &full, true)
-            .override_global("TARGET_MULTIPLIER", &multiplier, true)
             .override_global("WAKE_AT", &wake_at, true)
             .override_global("AYA_LOG_LEVEL", &log_level, false);
         // What this kernel lacks keeps the offset that says so, and the programs leave it out.
@@ -373,10 +379,8 @@ impl Session {
             .map_err(|e| failed("watching the ring buffer", &e.into_parts().1))?;
         let map_error = |e: aya::maps::MapError| failed("opening a map", &e);
         Ok(Self {
-            targets: Array::try_from(take(&mut ebpf, "TARGETS")?).map_err(map_error)?,
-            configs: Array::try_from(take(&mut ebpf, "CONFIGS")?).map_err(map_error)?,
+            targets: targets::Targets::new(&mut ebpf, &options.tgids)?,
             cpus: Array::try_from(take(&mut ebpf, "CPUS")?).map_err(map_error)?,
-            multiplier,
             threads: HashMap::try_from(take(&mut ebpf, "THREADS")?).map_err(map_error)?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error)?,
             hists: PerCpuArray::try_from(take(&mut ebpf, "HISTOGRAMS")?).map_err(map_error)?,
@@ -527,48 +531,9 @@ impl Session {
         Ok(ProbeHandle(link))
     }
 
-    /// Begins to watch a target: every program filters by this table, so this is the moment at
-    /// which all of them start to count, together.
-    ///
-    /// # Errors
-    /// [`BpfError`] if the table refuses.
-    pub fn watch(&mut self, target: TargetRequest) -> Result<(), BpfError> {
-        let config = TargetConfig {
-            reason_sweep_term: target.reason_sweep_term,
-            close_site: target.close_site as u32,
-            has_mark_termination: u32::from(target.has_mark_termination),
-            mcache_alloc: target.mcache_alloc,
-            assists_since_ns: 0,
-            layout: target.layout,
-        };
-        let index = u32::from(target.index);
-        let refused = |e| failed(format!("watching process {}", target.tgid), &e);
-        self.configs.set(index, Pod(config), 0).map_err(refused)?;
-        let slot = target_slot(target.tgid, self.multiplier);
-        self.targets.set(slot, target_entry(target.tgid, index), 0).map_err(refused)
-    }
-
-    /// Parks of assists that began before now are not to be counted: their probes were away.
-    ///
-    /// # Errors
-    /// [`BpfError`] if the table refuses.
-    pub fn assists_since(&mut self, target: u8, now_ns: u64) -> Result<(), BpfError> {
-        let index = u32::from(target);
-        let failed = |e| failed("watching assists", &e);
-        let Pod(config) = self.configs.get(&index, 0).map_err(failed)?;
-        let config = TargetConfig { assists_since_ns: now_ns, ..config };
-        self.configs.set(index, Pod(config), 0).map_err(failed)
-    }
-
     /// Whether this kernel tells where a thread's own data is, by which its P is found.
     pub fn tells_fsbase(&self) -> bool {
         self.facts.task_fsbase != 0
-    }
-
-    /// Stops watching a target: the moment at which every program stops counting it.
-    pub fn unwatch(&mut self, tgid: u32) {
-        // An array's value can always be written.
-        let _ = self.targets.set(target_slot(tgid, self.multiplier), 0, 0);
     }
 
     /// Tells the kernel side the state of a thread that it has not seen yet; what it has seen
@@ -642,18 +607,6 @@ fn optional_offsets(facts: &KernelFacts) -> Vec<(&'static str, u32)> {
     all.extend(q.cfs_since.map(|offset| ("OFF_CFS_SINCE", offset)));
     all.extend(q.rq_lost.map(|offset| ("OFF_RQ_LOST", offset)));
     all
-}
-
-/// A multiplier under which each of `tgids` has a slot of `TARGETS` to itself.
-fn multiplier_for(tgids: &[u32]) -> u32 {
-    // Odd multiples of Knuth's hash constant; with 64 targets in 4,096 slots more than half will do.
-    let mut candidates = (0..1_000_000_u32).map(|k| (2 * k + 1).wrapping_mul(0x9e37_79b1));
-    let fits = |&multiplier: &u32| {
-        let mut slots: Vec<u32> = tgids.iter().map(|&t| target_slot(t, multiplier)).collect();
-        slots.sort_unstable();
-        slots.windows(2).all(|pair| pair[0] != pair[1])
-    };
-    candidates.find(fits).unwrap_or(1)
 }
 
 /// Makes the kernel time every BPF program while the returned descriptor lives (5.8+). Costs each

@@ -57,6 +57,15 @@ pub struct Symbols<'a> {
     damaged: u64,
 }
 
+/// What [`Symbols`] have found out so far, without the executable that they are of: see [`Symbols::pause`].
+#[derive(Debug)]
+pub struct Paused {
+    inlining: Inlining,
+    frames: HashMap<u64, Option<Arc<[Frame]>>>,
+    files: HashMap<u32, Option<Arc<str>>>,
+    damaged: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inlining {
     /// Where the functions' data begins.
@@ -98,6 +107,19 @@ impl<'a> Symbols<'a> {
         };
         this.inlining = this.find_inlining();
         this
+    }
+
+    /// Lets go of the executable, and keeps what was found out.
+    pub fn pause(self) -> Paused {
+        let Self { inlining, frames, files, damaged, .. } = self;
+        Paused { inlining, frames, files, damaged }
+    }
+
+    /// Goes on with the same executable.
+    pub fn resume(elf: &'a ElfFile, table: &'a Pclntab, paused: Paused) -> Self {
+        let Paused { inlining, frames, files, damaged } = paused;
+        let lines = Lines { elf, tables: table.line_tables() };
+        Self { table, lines, inlining, frames, files, damaged }
     }
 
     /// The functions that are active at the instruction at `pc`, innermost first; the last is the one

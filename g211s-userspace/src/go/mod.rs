@@ -1,10 +1,12 @@
 //! What a Go executable is: version, how it was built, its functions. Computed once per executable,
 //! shared by every process of it. Must not know processes, nor what is done with a probe.
 
+use std::sync::OnceLock;
+
 use crate::elf::buildinfo::BuildInfo;
 use crate::elf::pclntab::{Function, Pclntab};
 use crate::elf::sites::{FunctionCode, MAX_CODE, SiteError};
-use crate::elf::symbols::Symbols;
+use crate::elf::symbols::{Paused, Symbols};
 use crate::elf::{EM_X86_64, ElfError, ElfFile, ReadAt};
 
 pub mod globals;
@@ -13,6 +15,8 @@ pub mod offsets;
 pub mod plan;
 pub mod version;
 
+use globals::Globals;
+use offsets::Offsets;
 use version::GoVersion;
 
 /// The oldest minor version that is supported: the frame pointer is pushed first and
@@ -66,6 +70,8 @@ pub struct Binary {
     pub has_dwarf: bool,
     /// It contains `runtime/cgo`: threads that Go did not make can call into it.
     pub cgo: bool,
+    /// See [`Self::runtime_places`].
+    places: OnceLock<(Offsets, Globals)>,
 }
 
 impl Binary {
@@ -98,6 +104,17 @@ impl Binary {
             build,
             version,
             functions,
+            places: OnceLock::new(),
+        })
+    }
+
+    /// Where the runtime's structs have their fields, and where its variables are. The first call reads all of the
+    /// runtime's code, which takes some 50 ms of CPU; what it finds is kept.
+    pub fn runtime_places(&self) -> &(Offsets, Globals) {
+        self.places.get_or_init(|| {
+            let offsets = Offsets::for_binary(self);
+            let globals = Globals::find(self, &offsets);
+            (offsets, globals)
         })
     }
 
@@ -172,6 +189,11 @@ impl Binary {
     /// Its line tables, for look-ups by address.
     pub fn symbols(&self) -> Symbols<'_> {
         Symbols::new(&self.elf, &self.functions)
+    }
+
+    /// The same, with what was found out before in this executable.
+    pub fn resume_symbols(&self, paused: Paused) -> Symbols<'_> {
+        Symbols::resume(&self.elf, &self.functions, paused)
     }
 
     /// Reads a function's machine code for [`decode`](FunctionCode::decode). Fails where it does not

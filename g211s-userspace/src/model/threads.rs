@@ -353,6 +353,22 @@ impl Threads {
         self.get(tid).is_some_and(|t| t.timeline.proven_until_ns >= ts_ns)
     }
 
+    /// Forgets some threads altogether.
+    pub fn remove(&mut self, tids: &[u32]) {
+        if tids.iter().all(|tid| !self.by_tid.contains_key(tid)) {
+            return;
+        }
+        for tid in tids {
+            self.by_tid.remove(tid);
+        }
+        self.lately = [(0, 0); LATELY];
+        let mut all = std::mem::take(&mut self.all);
+        for at in self.by_tid.values_mut() {
+            self.all.push(std::mem::take(&mut all[*at]));
+            *at = self.all.len() - 1;
+        }
+    }
+
     /// Forgets timelines before `before_ns`; the sums stay.
     pub fn prune(&mut self, before_ns: u64) {
         for t in &mut self.all {

@@ -275,7 +275,7 @@ pub(super) struct Encoder {
 /// The JSON of a record that is not an event, with its tag.
 pub(super) fn json_of(record: &Record) -> Option<(u8, &'static str, serde_json::Result<Vec<u8>>)> {
     Some(match record {
-        Record::Event(_) => return None,
+        Record::Event(_) | Record::Attached(_) | Record::Detached(_) => return None,
         Record::Start(r) => (FIRST_JSON_TAG, "start", serde_json::to_vec(r)),
         Record::Interval(r) => (FIRST_JSON_TAG + 1, "interval", serde_json::to_vec(r)),
         Record::Hists(r) => (FIRST_JSON_TAG + 2, "histogram", serde_json::to_vec(r)),

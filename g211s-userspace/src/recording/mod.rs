@@ -29,7 +29,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use reader::Reader;
-pub use writer::Writer;
+pub use writer::{Blocks, Writer, file_head};
 
 /// Version of the file's layout. What the events' bytes mean is versioned by
 /// [`g211s_ebpf::ABI_VERSION`].

@@ -26,11 +26,85 @@ pub struct Writer {
     path: PathBuf,
     file: File,
     state: State,
+    blocks: Blocks,
+    written: u64,
+}
+
+/// Makes blocks of records.
+pub struct Blocks {
     block: Encoder,
     raw: Vec<u8>,
-    packed: Vec<u8>,
     packer: zstd::bulk::Compressor<'static>,
-    written: u64,
+}
+
+/// Why a record cannot be part of a block.
+#[derive(Debug)]
+enum Unfit {
+    TooLarge(&'static str, usize),
+    Json(serde_json::Error),
+}
+
+impl Blocks {
+    /// None yet.
+    ///
+    /// # Errors
+    /// The packer cannot be made.
+    pub fn new() -> io::Result<Self> {
+        let packer = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+        Ok(Self { block: Encoder::new(), raw: Vec::new(), packer })
+    }
+
+    /// Adds a record to the block under way. One that does not fit into any is left out; `false` then.
+    pub fn push(&mut self, record: &Record) -> bool {
+        self.add(record).is_ok()
+    }
+
+    fn add(&mut self, record: &Record) -> Result<(), Unfit> {
+        match record {
+            Record::Event(event) => self.block.push_event(event),
+            other => {
+                let Some((tag, what, json)) = columns::json_of(other) else { return Ok(()) };
+                let json = json.map_err(Unfit::Json)?;
+                if json.len() > MAX_JSON {
+                    return Err(Unfit::TooLarge(what, json.len()));
+                }
+                self.block.push_json(tag, &json);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the block under way should be taken, so that it stays below what a reader accepts.
+    pub fn is_full(&self) -> bool {
+        self.block.size() >= BLOCK_TARGET
+    }
+
+    /// Whether no record is held.
+    pub fn is_empty(&self) -> bool {
+        self.block.records() == 0
+    }
+
+    /// Appends the block under way to `out`, as it is in a file, and begins another.
+    ///
+    /// # Errors
+    /// The packer's.
+    pub fn take(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        let records = self.block.records();
+        self.raw.clear();
+        self.block.take(&mut self.raw);
+        let head = out.len();
+        out.resize(head + BLOCK_HEADER, 0);
+        let payload = self.packer.compress(&self.raw)?;
+        let header = block_header(self.raw.len() as u32, &payload, records);
+        out[head..].copy_from_slice(&header);
+        out.extend_from_slice(&payload);
+        Ok(())
+    }
+}
+
+/// What is before the first block of a file.
+pub fn file_head() -> Vec<u8> {
+    file_header().to_vec()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,7 +125,7 @@ impl Writer {
     pub fn create(path: impl AsRef<Path>) -> Result<Self, RecordingError> {
         let path = path.as_ref().to_owned();
         let create_error = |source| RecordingError::Create { path: path.clone(), source };
-        let packer = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(create_error)?;
+        let blocks = Blocks::new().map_err(create_error)?;
         let (file, new) = match OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(file) => (file, true),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -60,16 +134,7 @@ impl Writer {
             }
             Err(e) => return Err(create_error(e)),
         };
-        Ok(Self {
-            path,
-            file,
-            state: State::Idle { new },
-            block: Encoder::new(),
-            raw: Vec::new(),
-            packed: Vec::new(),
-            packer,
-            written: 0,
-        })
+        Ok(Self { path, file, state: State::Idle { new }, blocks, written: 0 })
     }
 
     /// Adds a record; writes a block when enough are held. After a failed write, which is
@@ -78,28 +143,24 @@ impl Writer {
         if self.state == State::Failed {
             return Ok(());
         }
-        match record {
-            Record::Event(event) => self.block.push_event(event),
-            other => {
-                let Some((tag, what, json)) = columns::json_of(other) else { return Ok(()) };
-                let json = json.map_err(|e| self.failed(e.into()))?;
-                if json.len() > MAX_JSON {
-                    return Err(RecordingError::TooLarge { what, bytes: json.len() });
-                }
-                // Keeps a block below `MAX_RAW` whatever was held before.
-                if self.block.size() + json.len() > MAX_JSON {
-                    self.flush()?;
-                }
-                self.block.push_json(tag, &json);
-            }
+        // Keeps a block below `MAX_RAW` whatever comes: one record is at most half of that.
+        if self.blocks.is_full() {
+            self.flush()?;
         }
-        if self.block.size() >= BLOCK_TARGET { self.flush() } else { Ok(()) }
+        match self.blocks.add(record) {
+            Ok(()) => {}
+            Err(Unfit::TooLarge(what, bytes)) => {
+                return Err(RecordingError::TooLarge { what, bytes });
+            }
+            Err(Unfit::Json(e)) => return Err(self.failed(e.into())),
+        }
+        if self.blocks.is_full() { self.flush() } else { Ok(()) }
     }
 
     /// Writes what is held as a block, so that a crash does not lose it. To be called about once
     /// a second; more often makes the file larger.
     pub fn flush(&mut self) -> Result<(), RecordingError> {
-        if self.state == State::Failed || self.block.records() == 0 {
+        if self.state == State::Failed || self.blocks.is_empty() {
             return Ok(());
         }
         match self.write_block() {
@@ -128,26 +189,18 @@ impl Writer {
     }
 
     fn write_block(&mut self) -> io::Result<()> {
-        let records = self.block.records();
-        self.raw.clear();
-        self.block.take(&mut self.raw);
-        self.packed.clear();
+        let mut packed = Vec::new();
         if let State::Idle { .. } = self.state {
             // Devices and pipes have no length to set.
             if self.file.metadata()?.is_file() {
                 self.file.set_len(0)?;
             }
             self.state = State::Begun;
-            self.packed.extend_from_slice(&file_header());
+            packed.extend_from_slice(&file_header());
         }
-        let head = self.packed.len();
-        self.packed.resize(head + BLOCK_HEADER, 0);
-        let payload = self.packer.compress(&self.raw)?;
-        let header = block_header(self.raw.len() as u32, &payload, records);
-        self.packed[head..].copy_from_slice(&header);
-        self.packed.extend_from_slice(&payload);
-        self.file.write_all(&self.packed)?;
-        self.written += self.packed.len() as u64;
+        self.blocks.take(&mut packed)?;
+        self.file.write_all(&packed)?;
+        self.written += packed.len() as u64;
         Ok(())
     }
 

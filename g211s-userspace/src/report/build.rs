@@ -602,12 +602,14 @@ fn totals(stw: &[StwReport]) -> StwTotals {
     }
 }
 
-/// What all stalls went to, with names.
-fn stalls(index: usize, model: &TargetModel, names: &Names) -> Stalls {
-    let s = &model.stalls;
+/// The rows of the table of stalls, with names.
+pub(super) fn stall_causes(
+    index: usize,
+    s: &crate::analysis::stalls::Stalls,
+    names: &Names,
+) -> Vec<StallCause> {
     let total_ns = s.stw_ns.saturating_add(s.delays_ns);
-    let by_cause: Vec<StallCause> = s
-        .rows()
+    s.rows()
         .into_iter()
         .map(|row| StallCause {
             kind: row.kind,
@@ -617,7 +619,14 @@ fn stalls(index: usize, model: &TargetModel, names: &Names) -> Stalls {
             count: row.count,
             worst_ns: row.worst_ns,
         })
-        .collect();
+        .collect()
+}
+
+/// What all stalls went to, with names.
+fn stalls(index: usize, model: &TargetModel, names: &Names) -> Stalls {
+    let s = &model.stalls;
+    let total_ns = s.stw_ns.saturating_add(s.delays_ns);
+    let by_cause = stall_causes(index, s, names);
     let unexplained = by_cause.iter().filter(|c| c.kind == CauseKind::Unexplained);
     Stalls {
         total_ns,

@@ -12,7 +12,7 @@ use super::{
     build::{self, Names},
     format::clean,
     runtime::{Samples, Seen},
-    schema::{DelayReport, Report, SleepReport, StwReport},
+    schema::{DelayReport, Report, SleepReport, StallCause, StwReport},
 };
 use crate::{
     analysis::{
@@ -26,7 +26,7 @@ use crate::{
     event::Event,
     model::{
         cpus::Cpus,
-        gc::GcTracker,
+        gc::{Cycle, GcTracker},
         reason::go_minor,
         stacks::Stacks,
         stw::{Due, IncompleteStop, Outcome, Stop, StwTracker},
@@ -44,6 +44,8 @@ use crate::{
 const SETTLE_NS: u64 = 250_000_000;
 /// … and at the latest after this: a thread that runs on without a switch sends nothing.
 const SETTLE_MAX_NS: u64 = 2_000_000_000;
+/// A run without an end looks so often what is due, ns.
+const SETTLE_EVERY_NS: u64 = 10_000_000;
 /// Events older than a reading of the counters by this have been drained.
 const DRAINED_NS: u64 = 500_000_000;
 /// How far back evidence is kept for what has not begun yet: late events, waits under way.
@@ -55,6 +57,12 @@ const KEEP_MAX_NS: u64 = 60_000_000_000;
 const NEVER_NS: u64 = 1 << 58;
 /// Events between prunings.
 const PRUNE_EVERY: u32 = 8192;
+/// A run without an end keeps stops for so long after their end, and those that its samples are to be compared with …
+const TOLD_NS: u64 = 5_000_000_000;
+/// … but not more than so many: then they are not compared.
+const MAX_TOLD: usize = 16_384;
+/// Processes that a run without an end knows the names of.
+const MAX_NAMES: usize = 8192;
 
 /// Something to tell the user while the run goes on.
 #[derive(Clone, Debug)]
@@ -79,6 +87,13 @@ pub enum Note {
         target: u8,
         /// The sleep, likewise.
         sleep: Box<SleepReport>,
+    },
+    /// A GC cycle has ended.
+    Cycle {
+        /// Index of the target.
+        target: u8,
+        /// The cycle.
+        cycle: Cycle,
     },
     /// A message that the run carries.
     Notice(Notice),
@@ -138,6 +153,8 @@ pub(super) struct TargetModel {
     pub(super) born: u64,
     pub(super) exited: u64,
     pub(super) execed: bool,
+    /// Threads that exited, and when: what is known of them is forgotten where that is done.
+    leaving: Vec<(u64, u32)>,
 }
 
 impl TargetModel {
@@ -164,7 +181,36 @@ impl TargetModel {
             born: 0,
             exited: 0,
             execed: false,
+            leaving: Vec::new(),
         }
+    }
+
+    /// Forgets what ended before `before_ns` and was told; the threads of which nothing is known any more.
+    fn forget(&mut self, before_ns: u64, told_ns: u64) -> Vec<u32> {
+        if self.judged.len() > MAX_TOLD {
+            self.samples.skip();
+        }
+        // What the runtime counted after a sample ended shortly before it at the earliest.
+        let wanted =
+            self.samples.wanted_since_ns().map_or(u64::MAX, |ns| ns.saturating_sub(TOLD_NS));
+        let told_ns = told_ns.min(wanted);
+        let old = self.judged.partition_point(|j| j.stop.end_ns < told_ns);
+        self.judged.drain(..old);
+        let last = self.incomplete.last().map_or(0, |p| p.n);
+        self.incomplete.retain(|p| p.n == last || p.end_ns.or(p.start_ns).unwrap_or(0) >= told_ns);
+        self.gc.cycles.clear();
+        self.gc.incomplete.clear();
+        let intervals = self.intervals.len().saturating_sub(1);
+        self.intervals.drain(..intervals);
+        self.goroutines.forget(before_ns);
+        self.lates.forget(before_ns);
+        self.samples.forget();
+        self.totals.clear();
+        let (gone, leaving) = self.leaving.drain(..).partition(|(ts, _)| *ts < before_ns);
+        self.leaving = leaving;
+        let gone: Vec<u32> = gone.into_iter().map(|(_, tid): (u64, u32)| tid).collect();
+        self.threads.remove(&gone);
+        gone
     }
 
     /// Our stops, for a comparison with the runtime's.
@@ -268,6 +314,8 @@ pub struct Pipeline {
     pub(super) end: Option<RunEnd>,
     pub(super) order: Order,
     pub(super) state: State,
+    /// Who came into the run under way.
+    came: BTreeMap<u8, Target>,
 }
 
 /// What events change, apart from their order.
@@ -288,6 +336,11 @@ pub(super) struct State {
     until_prune: u32,
     /// Whether long delays are told.
     tell_delays: bool,
+    /// Whether what was told is forgotten: there will be no report.
+    forget: bool,
+    forgotten_ns: u64,
+    /// When it was last looked what is due; kept where what was told is forgotten.
+    settled_ns: u64,
     notes: Vec<Note>,
 }
 
@@ -300,6 +353,7 @@ impl Pipeline {
             end: None,
             order: Order::default(),
             state: State::default(),
+            came: BTreeMap::new(),
         }
     }
 
@@ -308,6 +362,24 @@ impl Pipeline {
     pub fn telling_delays(mut self) -> Self {
         self.state.tell_delays = true;
         self
+    }
+
+    /// The same, for a run without an end: it tells, and forgets what it told, so that it does not grow. It has
+    /// no report.
+    #[must_use]
+    pub fn unending(mut self) -> Self {
+        self.state.forget = true;
+        self
+    }
+
+    /// What the stalls of a target went to since the last call, by cause and process.
+    pub fn take_stalls(&mut self, target: u8) -> Vec<StallCause> {
+        let index = usize::from(target);
+        let Some(model) = self.state.targets.get_mut(index) else { return Vec::new() };
+        let stalls = std::mem::take(&mut model.stalls);
+        let (stalls, rest) = stalls.split();
+        model.stalls = rest;
+        build::stall_causes(index, &stalls, &self.state.names)
     }
 
     /// Takes the next record; returns what there is to tell.
@@ -337,6 +409,27 @@ impl Pipeline {
                     self.start = Some(*start);
                 }
             }
+            Record::Attached(a) => {
+                let source = self.start.as_ref().map(|s| s.settings.lateness_source);
+                let index = usize::from(a.index);
+                state.reset(index, &a.target.go_version, source.unwrap_or_default());
+                state.names.tgids[index] = a.target.tgid;
+                state.names.quotas.insert(a.index, vec![(0, a.target.quotas.clone())]);
+                self.came.insert(a.index, a.target);
+            }
+            Record::Detached(d) => {
+                // All that was seen of it was drained before, and of the others what is older.
+                self.order.advance_to(d.ts_ns, &mut |e| state.event(&e));
+                let index = usize::from(d.index);
+                if index < state.targets.len() {
+                    let n = state.targets[index].cut(&state.cpus);
+                    state.tell(index, n);
+                    state.reset(index, "", LatenessSource::default());
+                }
+                state.names.quotas.remove(&d.index);
+                state.names.threads.retain(|(target, _), _| *target != d.index);
+                self.came.remove(&d.index);
+            }
             Record::Event(event) => {
                 state.received[usize::from(event.header().kind)] += 1;
                 if plausible(&event) {
@@ -359,7 +452,13 @@ impl Pipeline {
                 // A quiet target's last stop must not wait for its next event.
                 self.order.advance_to(now, &mut |e| state.watched(&e, watch));
                 state.settle(now);
+                if state.forget && now >= state.forgotten_ns + KEEP_NS {
+                    state.forgotten_ns = now;
+                    state.prune();
+                }
             }
+            // They are for a report.
+            Record::Waits(_) | Record::ThreadTotals(_) if state.forget => {}
             Record::Waits(waits) => {
                 if let Some(t) = state.targets.get_mut(usize::from(waits.target)) {
                     t.waits.apply(&waits);
@@ -419,9 +518,9 @@ impl Pipeline {
             Record::Runtime(sample) => {
                 state.last_ns = state.last_ns.max(sample.end_ns);
                 let index = usize::from(sample.target);
-                if let (Some(model), Some(start)) = (state.targets.get_mut(index), &self.start)
-                    && let Some(target) = start.targets.get(index)
-                {
+                let known = self.start.as_ref().and_then(|s| s.targets.get(index));
+                let known = self.came.get(&sample.target).or(known);
+                if let (Some(model), Some(target)) = (state.targets.get_mut(index), known) {
                     // By then each stop before it has left, whole or not.
                     let settled = state.now_ns.saturating_sub(SETTLE_MAX_NS);
                     let mut samples = std::mem::take(&mut model.samples);
@@ -443,7 +542,9 @@ impl Pipeline {
             Record::Notice(mut notice) => {
                 notice.text = clean(&notice.text);
                 state.last_ns = state.last_ns.max(notice.ts_ns);
-                state.notices.push((*notice).clone());
+                if !state.forget {
+                    state.notices.push((*notice).clone());
+                }
                 state.notes.push(Note::Notice(*notice));
             }
             Record::End(end) => self.end = Some(*end),
@@ -517,8 +618,16 @@ impl State {
                 }
                 Event::Probe(e) => t.probe(e),
                 Event::Life(e) => match Life::from_u32(e.what) {
-                    Some(Life::ThreadBorn) => t.born += 1,
-                    Some(Life::ThreadExited) => t.exited += 1,
+                    Some(Life::ThreadBorn) => {
+                        t.born += 1;
+                        t.leaving.retain(|(_, tid)| *tid != header.tid);
+                    }
+                    Some(Life::ThreadExited) => {
+                        t.exited += 1;
+                        if self.forget {
+                            t.leaving.push((header.ts_ns, header.tid));
+                        }
+                    }
                     Some(Life::Exec) => {
                         t.execed = true;
                         let n = t.cut(&self.cpus);
@@ -547,10 +656,28 @@ impl State {
     /// Judges what is due.
     fn settle(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
+        // Each event would have all targets looked at, of which there are many there.
+        if self.forget && self.now_ns < self.settled_ns.saturating_add(SETTLE_EVERY_NS) {
+            return;
+        }
+        self.settled_ns = self.now_ns;
         for index in 0..self.targets.len() {
+            let cycles = self.targets[index].gc.cycles.len();
             let n = self.targets[index].settle(&self.cpus, self.now_ns);
             self.tell(index, n);
+            let ended = self.targets[index].gc.cycles[cycles..].iter().cloned();
+            self.notes.extend(ended.map(|cycle| Note::Cycle { target: index as u8, cycle }));
         }
+    }
+
+    /// A place is another target's, or nobody's.
+    fn reset(&mut self, index: usize, go_version: &str, source: LatenessSource) {
+        while self.targets.len() <= index {
+            self.targets.push(TargetModel::new("", source));
+            self.names.tgids.push(0);
+        }
+        self.targets[index] = TargetModel::new(go_version, source);
+        self.names.tgids[index] = 0;
     }
 
     /// Notes the last `n` stops of a target.
@@ -574,6 +701,30 @@ impl State {
         for (t, horizon) in self.targets.iter_mut().zip(horizons) {
             t.threads.prune(horizon);
             t.stacks.prune(horizon);
+        }
+        if self.forget {
+            self.forget();
+        }
+    }
+
+    /// Forgets what was told.
+    fn forget(&mut self) {
+        let told_ns = self.now_ns.saturating_sub(TOLD_NS);
+        for (index, t) in self.targets.iter_mut().enumerate() {
+            let oldest = t.stops.oldest_ns().unwrap_or(u64::MAX);
+            let floor = self.now_ns.saturating_sub(KEEP_MAX_NS);
+            let before_ns = self.now_ns.min(oldest).saturating_sub(KEEP_NS).max(floor);
+            for tid in t.forget(before_ns, told_ns.min(before_ns)) {
+                self.names.threads.remove(&(index as u8, tid));
+            }
+        }
+        for known in self.names.quotas.values_mut() {
+            let old = known.len().saturating_sub(2);
+            known.drain(..old);
+        }
+        // They are described anew from time to time.
+        if self.names.processes.len() > MAX_NAMES {
+            self.names.processes.clear();
         }
     }
 }

@@ -106,6 +106,22 @@ impl Samples {
         self.last = Some(sample);
     }
 
+    /// Since when stops are wanted still, for a comparison with the runtime's, ns.
+    pub(super) fn wanted_since_ns(&self) -> Option<u64> {
+        self.pending.front().map(|sample| sample.begin_ns)
+    }
+
+    /// Gives up the comparisons that were still to be made.
+    pub(super) fn skip(&mut self) {
+        self.pending.clear();
+    }
+
+    /// Forgets the series, and that a disagreement was told.
+    pub(super) fn forget(&mut self) {
+        self.points.clear();
+        self.told = false;
+    }
+
     /// GOMAXPROCS, if it was the same in all samples.
     pub(super) fn gomaxprocs(&self) -> Option<u32> {
         self.gomaxprocs.filter(|(low, high)| low == high).map(|(n, _)| n)

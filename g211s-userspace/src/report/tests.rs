@@ -456,6 +456,7 @@ fn stops_are_told_live_and_once() {
             Note::Stop { stop, .. } => Some((stop.n, sentence(&stop))),
             Note::Delay { .. }
             | Note::Sleep { .. }
+            | Note::Cycle { .. }
             | Note::Notice(_)
             | Note::Disagreement { .. } => None,
         }));
@@ -467,6 +468,40 @@ fn stops_are_told_live_and_once() {
     assert_eq!(told.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 2]);
     assert!(told[1].1.contains("behind `stress` (pid 9)"), "{}", told[1].1);
     assert_eq!(pipeline.finish().first.stw.len(), 2);
+}
+
+/// It tells the same, compares samples that lie far apart, and nothing of it is left in the end.
+#[test]
+fn a_run_without_an_end_forgets_what_it_told() {
+    let mut records = run();
+    records.retain(|r| {
+        let later = matches!(r, Record::Runtime(s) if s.moment != Moment::Start);
+        !later && !matches!(r, Record::End(_))
+    });
+    for second in 3..200 {
+        records.push(interval(second * 1000 * MS, 3));
+        if second % 40 == 0 {
+            records.push(sample(second * 1000 * MS + 1, Moment::Running));
+        }
+    }
+    let mut pipeline = Pipeline::new("live").unending();
+    let (mut stops, mut cycles) = (0, 0);
+    for record in records {
+        for note in pipeline.push(record) {
+            match note {
+                Note::Stop { .. } => stops += 1,
+                Note::Cycle { .. } => cycles += 1,
+                Note::Disagreement { accuracy, .. } => panic!("{accuracy:?}"),
+                Note::Delay { .. } | Note::Sleep { .. } | Note::Notice(_) => {}
+            }
+        }
+    }
+    assert_eq!((stops, cycles), (2, 1));
+    let target = &pipeline.state.targets[0];
+    assert_eq!((target.judged.len(), target.gc.cycles.len()), (0, 0));
+    assert!(target.intervals.len() <= 4, "{}", target.intervals.len());
+    assert!(target.totals.is_empty() && target.goroutines.holdings.is_empty());
+    assert!(pipeline.state.notices.is_empty());
 }
 
 #[test]

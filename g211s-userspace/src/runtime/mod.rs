@@ -130,8 +130,7 @@ impl<M: Memory> Runtime<M> {
 
     /// The same without the checks, for who needs few features: see [`check`](Self::check).
     pub fn unchecked(memory: M, binary: &Binary, bias: u64) -> Self {
-        let offsets = Offsets::for_binary(binary);
-        let globals = Globals::find(binary, &offsets);
+        let (offsets, globals) = binary.runtime_places().clone();
         Self::with(memory, offsets, globals, bias)
     }
 

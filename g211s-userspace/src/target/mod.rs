@@ -1,6 +1,7 @@
 //! From a PID to something that can be observed: a live process of a supported Go executable, or one
 //! clear line that says why not and what to do. Must not know probes' purposes, BPF or output.
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -169,6 +170,15 @@ impl ResolvedTarget {
 /// The executable is opened once, through `/proc/PID/exe`, so it is the one that runs, wherever its
 /// path leads by now.
 pub fn resolve(procfs: &Procfs, pid: u32) -> Result<ResolvedTarget, TargetError> {
+    resolve_with(procfs, pid, &mut |file| Binary::load(file).map(Arc::new))
+}
+
+/// The same, where `load` may know the executable already.
+pub fn resolve_with(
+    procfs: &Procfs,
+    pid: u32,
+    load: &mut dyn FnMut(File) -> Result<Arc<Binary>, BinaryError>,
+) -> Result<ResolvedTarget, TargetError> {
     let failed = |file: &str| {
         let path = procfs.path(pid, file);
         move |why: io::Error| match why.raw_os_error() {
@@ -201,7 +211,7 @@ pub fn resolve(procfs: &Procfs, pid: u32) -> Result<ResolvedTarget, TargetError>
     };
     let (exe, exe_deleted) = procfs.exe(pid).map_err(exe_failed)?;
     let file = procfs.open_exe(pid).map_err(exe_failed)?;
-    let binary = Binary::load(file).map_err(|why| TargetError::Binary {
+    let binary = load(file).map_err(|why| TargetError::Binary {
         pid,
         comm: comm.clone(),
         exe: exe.clone(),
@@ -221,7 +231,7 @@ pub fn resolve(procfs: &Procfs, pid: u32) -> Result<ResolvedTarget, TargetError>
         threads: procfs.threads(pid).map_err(failed("task"))?,
         start_ticks: stat.start_ticks,
         pid_ns: procfs.pid_ns(pid).ok(),
-        binary: Arc::new(binary),
+        binary,
     })
 }
 

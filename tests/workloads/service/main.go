@@ -123,6 +123,7 @@ func main() {
 	rate := flag.Int("rate", 0, "background allocation, MB/s")
 	withMetrics := flag.Bool("metrics", false, "print runtime/metrics' GC counts at exit")
 	execOnHup := flag.Bool("exec-on-hup", false, "on SIGHUP become another program, which waits")
+	reexecOnHup := flag.Bool("reexec-on-hup", false, "on SIGHUP become the same program anew")
 	flag.Parse()
 
 	for i := 0; i < *liveMB*1024*1024/128/1024; i++ {
@@ -152,12 +153,16 @@ func main() {
 	server := &http.Server{Handler: mux}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, os.Interrupt)
-	if *execOnHup {
+	if *execOnHup || *reexecOnHup {
 		hup := make(chan os.Signal, 1)
 		signal.Notify(hup, syscall.SIGHUP)
 		go func() {
 			<-hup
-			err := syscall.Exec("/bin/sleep", []string{"sleep", "1000"}, os.Environ())
+			name, args := "/bin/sleep", []string{"sleep", "1000"}
+			if *reexecOnHup {
+				name, args = "/proc/self/exe", os.Args
+			}
+			err := syscall.Exec(name, args, os.Environ())
 			fmt.Fprintln(os.Stderr, "service:", err)
 		}()
 	}

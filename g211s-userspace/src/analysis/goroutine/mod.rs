@@ -133,6 +133,12 @@ impl Goroutines {
         }
     }
 
+    /// Forgets what ended before `before_ns`, one by one; the sums stay.
+    pub fn forget(&mut self, before_ns: u64) {
+        self.holdings.retain(|h| h.end_ns >= before_ns);
+        self.worst_parks.retain(|p| p.end_ns >= before_ns);
+    }
+
     /// The holdings, longest first.
     pub fn worst_holdings(&self) -> Vec<Holding> {
         let mut worst = self.holdings.clone();

@@ -180,7 +180,10 @@ impl Rows {
             Note::Sleep { target, sleep } => {
                 (*target, (sleep.tid, sleep.m_id, &sleep.causes, None, Some(sleep)))
             }
-            Note::Stop { .. } | Note::Notice(_) | Note::Disagreement { .. } => return Ok(()),
+            Note::Stop { .. }
+            | Note::Cycle { .. }
+            | Note::Notice(_)
+            | Note::Disagreement { .. } => return Ok(()),
         };
         let index = usize::from(target);
         let Some(n) = self.delays.get_mut(index) else { return Ok(()) };
