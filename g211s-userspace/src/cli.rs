@@ -15,6 +15,7 @@ use crate::daemon::{config::Label, select::Rule};
              network blocking. No restart, no pprof endpoint, no code change.",
     after_help = "Examples:\n  \
         g211s attach --pid 4242                        watch for 30 s, then explain the pauses\n  \
+        g211s top                                      a live view: choose a process, watch it stall\n  \
         g211s attach --pid 4242 --duration 5m --json > report.json\n  \
         g211s record --pid 4242 --duration 30s -o stall.g211s\n  \
         g211s report stall.g211s                       the same report, later, anywhere, without root\n  \
@@ -40,6 +41,16 @@ pub enum Command {
         g211s attach --pid 4242 --pid 4243 --json | jq '.stw | max_by(.total_ns)'\n\n\
         Ctrl-C ends the run early; the report of what was seen is printed all the same.")]
     Attach(AttachArgs),
+    /// Watch running Go processes live: run queue, stops with who caused them, threads, Ps, GC, network (needs root)
+    #[command(after_help = "Examples:\n  \
+        g211s top                          the Go processes here, to choose from\n  \
+        g211s top --pid 4242 --pid 4243\n  \
+        g211s top --pid $(pgrep -n myservice) --threshold 500us\n  \
+        g211s top --from stall.g211s       a recording, without root\n\n\
+        Keys: ? help, q quit, arrows: process and time, space: pause, Tab: panel, s: sort, /: filter.\n\
+        A process that is started again (same executable or cgroup) is watched again. NO_COLOR is heeded; without a\n\
+        UTF-8 locale the view is drawn in ASCII.")]
+    Top(TopArgs),
     /// Watch running Go processes into a file, for `g211s report` (needs root)
     #[command(after_help = "Example:\n  \
         g211s record --pid 4242 --duration 30s -o stall.g211s && g211s report stall.g211s")]
@@ -169,6 +180,30 @@ pub struct AttachArgs {
     /// Also write the recording to this file
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Process to watch; may be given more than once [default: choose from a list]
+    #[arg(long = "pid", value_name = "PID", conflicts_with = "from")]
+    pub pids: Vec<u32>,
+    /// Show a recording instead of processes
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// Tell run-queue waits and late network wakes of at least this one by one
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = duration, conflicts_with = "from")]
+    pub threshold: Duration,
+    /// Most of a process's CPU time that the probes in its hot code (mark assists) may take
+    #[arg(long, value_name = "SHARE", default_value = "0.5%", value_parser = share, conflicts_with = "from")]
+    pub budget: f64,
+    /// Size of the event ring buffer (a power of two: 64K, 8M)
+    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = ring_bytes,
+          env = "G211S_TEST_RING_BYTES", hide_env = true)]
+    pub ring: u32,
+    /// Draw with ASCII characters alone
+    #[arg(long)]
+    pub ascii: bool,
 }
 
 /// Arguments of `record`.
@@ -694,6 +729,21 @@ mod tests {
         for bad in
             ["g211s heap", "g211s heap --json", "g211s heap diff a", "g211s heap --pid 7 diff a b"]
         {
+            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+
+    #[test]
+    fn top_is_live_or_of_a_file() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let Command::Top(args) = parse("g211s top").unwrap().command else { panic!() };
+        assert!(args.pids.is_empty() && args.from.is_none() && !args.ascii);
+        let Command::Top(args) = parse("g211s top --pid 1 --pid 2").unwrap().command else {
+            panic!()
+        };
+        assert_eq!(args.pids, [1, 2]);
+        assert!(parse("g211s top --from f --ascii").is_ok());
+        for bad in ["g211s top --pid 1 --from f", "g211s top --from f --threshold 1ms"] {
             assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
         }
     }

@@ -26,3 +26,4 @@ pub mod recording;
 pub mod report;
 pub mod runtime;
 pub mod target;
+pub mod top;

@@ -27,11 +27,14 @@ use g211s::{
     recording::{Reader, Writer},
     report::{Pipeline, Report, Style, text},
     target::{TargetError, procfs::Procfs},
+    top,
 };
 
 /// Something failed. (2, from clap and from [`TargetError::exit_code`]: what was asked for makes no
 /// sense.)
 const FAILURE: u8 = 1;
+/// What was asked for cannot be done here.
+const WRONG_USE: u8 = 2;
 /// A leak was found that counts.
 const FOUND: u8 = 3;
 
@@ -46,6 +49,12 @@ fn main() -> ExitCode {
         && let Err(why) = args.export.check()
     {
         Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
+    }
+    if let Command::Top(_) = &cli.command
+        && let Err(why) = top::terminal::check()
+    {
+        let _ = writeln!(io::stderr(), "g211s: {why}");
+        return ExitCode::from(WRONG_USE);
     }
     let done = dispatch(cli.command);
     // Also of a run that failed.
@@ -84,6 +93,7 @@ fn code_of(e: &anyhow::Error) -> u8 {
 fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Attach(args) => attach(&args),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Record(args) => record(&args),
         Command::Report(args) => report(&args),
         Command::Doctor(args) => examine(&args),

@@ -5,7 +5,7 @@
 //! Rooms: [`proc`] (children that cannot outlive us), [`go`] (toolchains and builds),
 //! [`service`] (workloads, load, hogs), [`agent`] (runs of `g211s`), [`report`] (its JSON),
 //! [`browser`] (a headless Chromium), [`truth`] (what others say), [`kernel`] (what this machine lets us do), [`stats`],
-//! [`paired`] (what something costs a program), [`python`] (checks of exports by others' libraries)
+//! [`paired`] (what something costs a program), [`python`] (checks of exports by others' libraries), [`tmux`] (a terminal),
 //! [`lab`] (the fault laboratory), [`leaks`] (programs that
 //! leak), [`fleet`] and [`scrape`] (many services, and an agent that watches them).
 //!
@@ -27,6 +27,7 @@ pub mod report;
 pub mod scrape;
 pub mod service;
 pub mod stats;
+pub mod tmux;
 pub mod truth;
 
 use std::path::PathBuf;

@@ -33,12 +33,13 @@ const RUST_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// To build bpf-linker.
 const LLVM_PACKAGES: [&str; 4] = ["llvm-22-dev", "zlib1g-dev", "libzstd-dev", "libxml2-dev"];
 /// Programs that scenarios compare with or look at a page in, and their packages.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 8] = [
     ("perf", "linux-perf"),
     ("bpftrace", "bpftrace"),
     ("bpftool", "bpftool"),
     ("wrk", "wrk"),
     ("strace", "strace"),
+    ("tmux", "tmux"),
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
 ];

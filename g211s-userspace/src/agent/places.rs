@@ -364,6 +364,11 @@ impl<S: Sink> Run<S> {
         }
     }
 
+    /// Items from the ring so far that did not decode.
+    pub(crate) fn undecodable(&self) -> u64 {
+        self.undecodable
+    }
+
     /// Events so far that were of a place's former target.
     pub(crate) fn stale(&self) -> u64 {
         self.stale

@@ -188,7 +188,7 @@ pub(super) fn attach_probes(
     for &site in without.iter().filter(|s| plan.probes.iter().any(|p| p.site == **s)) {
         record.unavailable.push(Unavailable {
             feature: plan::site_name(site).into(),
-            why: "the agent leaves it out, for what it costs over time".into(),
+            why: "left out of runs without an end, for what it costs over time".into(),
             costs: plan::site_costs(site).into(),
         });
     }

@@ -129,6 +129,12 @@ impl Session {
         Some(totals(tid, &record, record.since_ns))
     }
 
+    /// What these threads have done so far; those that are not in the table are left out.
+    pub fn thread_sums(&self, tids: &[u32], now_ns: u64) -> Vec<ThreadTotals> {
+        let read = tids.iter().filter_map(|tid| Some((*tid, self.threads.get(tid, 0).ok()?)));
+        read.map(|(tid, Pod(record))| totals(tid, &record, now_ns)).collect()
+    }
+
     /// For each thread still known: the interval that it is in now, as an event, and what it did in
     /// all. Call after [`Self::unwatch`], when the kernel side has stopped changing the table.
     pub fn final_threads(
