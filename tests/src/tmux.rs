@@ -55,7 +55,8 @@ impl Tmux {
 
     fn tmux(&self, args: &[&str]) -> Result<String> {
         let mut tmux = Command::new("tmux");
-        tmux.args(["-L", &self.socket]).args(args);
+        // Ours alone: a client that came first would begin a server that nobody ends.
+        tmux.args(["-N", "-L", &self.socket]).args(args);
         // In any other locale tmux writes `_` for what is not ASCII.
         tmux.env("LC_ALL", "C.UTF-8").env_remove("TMUX");
         output_of(&mut tmux)
@@ -127,5 +128,12 @@ impl Tmux {
         let screen = self.wait("its end", |screen| screen.contains(ENDED))?;
         let code = screen.split(ENDED).nth(1).and_then(|s| s.split_whitespace().next());
         Ok((code.context("an exit code")?.parse()?, screen))
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        // What runs on it ends with its terminal.
+        let _ = self.tmux(&["kill-server"]);
     }
 }

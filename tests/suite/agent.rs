@@ -378,7 +378,9 @@ fn programs_that_replace_themselves_and_strange_names_are_watched() -> Result<()
     ensure!(after.find("g211s_processes", &labels) == Some(1.0), "{labels} in\n{}", after.text);
     judged(&after)?;
     let done = agent.proc.stop(Signal::SIGTERM, PATIENCE)?;
-    ensure!(done.code() == 0 && changed_text(again.pid())? == 0, "probes are left");
+    ensure!(done.code() == 0, "{}: {}", done.code(), done.stderr());
+    let left = changed_text(again.pid())?;
+    ensure!(left == 0, "{left} probes are left");
     for target in [again, shell] {
         let done = target.stop(Signal::SIGTERM, PATIENCE)?;
         ensure!(done.code() == 0, "a target is ill: {}", done.stderr());

@@ -25,13 +25,20 @@ impl Identity {
             return match (path, module) {
                 (true, _) if same_module => Some(4),
                 (true, _) => Some(3),
-                (false, true) => Some(2),
-                (false, false) => None,
+                (false, true) if is_somebodys(&self.cgroup) => Some(2),
+                _ => None,
             };
         }
         let beside = parent(&self.cgroup) == parent(&new.cgroup) && parent(&self.cgroup).is_some();
         (beside && path && same_module).then_some(1)
     }
+}
+
+/// Whether a cgroup says whose processes these are: the root has everything in it, and what a user starts by hand is in
+/// one with whatever else he starts.
+fn is_somebodys(cgroup: &str) -> bool {
+    let last = cgroup.rsplit('/').next().unwrap_or_default();
+    !last.is_empty() && !(last.starts_with("session-") && last.ends_with(".scope"))
 }
 
 /// The cgroup above, if it says anything: the root has everything in it.
@@ -58,6 +65,11 @@ mod tests {
         assert_eq!(fits("/srv/api-2", "/system.slice/api.service", "example.com/api"), Some(2));
         assert_eq!(fits("/srv/other", "/system.slice/api.service", "example.com/other"), None);
         assert_eq!(fits("/srv/api", "/user.slice/x", "example.com/api"), None);
+        for nobodys in ["/", "", "/user.slice/user-0.slice/session-3.scope"] {
+            let old = id("/srv/api", nobodys, "example.com/api");
+            assert_eq!(old.succeeds(&id("/srv/api", nobodys, "example.com/api")), Some(4));
+            assert_eq!(old.succeeds(&id("/tmp/api", nobodys, "example.com/api")), None);
+        }
     }
 
     #[test]
