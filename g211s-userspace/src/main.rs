@@ -19,7 +19,7 @@ use g211s::{
         LeaksArgs, PsArgs, RecordArgs, ReportArgs,
     },
     daemon, doctor,
-    export::Exports,
+    export::{Exports, write_whole},
     heap, html, leaks,
     profile::table::Look,
     ps,
@@ -210,7 +210,7 @@ fn page(file: &Path, out: &Path) -> Result<()> {
         second.push(record);
     }
     let page = second.finish()?;
-    std::fs::write(out, &page).with_context(|| format!("cannot write {}", out.display()))?;
+    write_whole(out, page.as_bytes())?;
     let _ = writeln!(io::stderr(), "{}: {} bytes; open it in a browser", out.display(), page.len());
     Ok(())
 }

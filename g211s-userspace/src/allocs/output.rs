@@ -1,14 +1,13 @@
 //! The profile of a run that followed allocations, and the files that are made of it. Must not know how it was observed.
 
 use std::collections::HashMap;
-use std::io::Write as _;
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use super::model::Model;
 use super::schema::Document;
 use crate::cli::AllocsArgs;
+use crate::export::write_whole;
 use crate::profile::{Location, LocationId, Profile, ValueType, flame, pprof};
 use crate::report::format::{bytes, duration};
 
@@ -58,10 +57,10 @@ pub fn write(args: &AllocsArgs, model: &Model, document: &Document) -> Result<()
     }
     let profile = profile(model, document);
     if let Some(path) = &args.output {
-        file(path, &pprof::to_bytes(&profile).context("packing the profile")?)?;
+        write_whole(path, &pprof::to_bytes(&profile).context("packing the profile")?)?;
     }
     if let Some(path) = &args.folded {
-        file(path, flame::folded(&profile, SPACE).as_bytes())?;
+        write_whole(path, flame::folded(&profile, SPACE).as_bytes())?;
     }
     if let Some(path) = &args.svg {
         let title = format!(
@@ -69,12 +68,7 @@ pub fn write(args: &AllocsArgs, model: &Model, document: &Document) -> Result<()
             document.target.comm,
             duration(document.run.window_ns)
         );
-        file(path, flame::svg(&profile, SPACE, &title).as_bytes())?;
+        write_whole(path, flame::svg(&profile, SPACE, &title).as_bytes())?;
     }
     Ok(())
-}
-
-fn file(path: &Path, content: &[u8]) -> Result<()> {
-    let create = || std::fs::File::create(path).and_then(|mut f| f.write_all(content));
-    create().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Result;
 
 use output::Output;
-pub use output::is_stdout;
+pub use output::{is_stdout, write_whole};
 
 use crate::cli::ExportArgs;
 use crate::event::Event;

@@ -50,6 +50,13 @@ impl Output {
         if path.is_dir() {
             bail!("cannot write {}: it is a folder", path.display());
         }
+        // A pipe or a device (`/dev/stdout`) is written to; what has its name then must stay what it is.
+        if path.metadata().is_ok_and(|m| !m.is_file()) {
+            let file = File::options().write(true).open(path);
+            let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+            let sink = Sink::File(BufWriter::with_capacity(BUFFER, file));
+            return Ok(Self { path: path.to_owned(), unfinished: None, sink, written });
+        }
         let mut other = name.to_os_string();
         other.push(format!(".{}.unfinished", std::process::id()));
         let unfinished = path.with_file_name(other);
@@ -91,6 +98,19 @@ impl Output {
     }
 }
 
+/// Writes a file as a whole.
+///
+/// # Errors
+/// It could not be written; what was there before is there still.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+    if is_stdout(path) {
+        bail!("cannot write this to standard output, which has the report: give a file");
+    }
+    let mut out = Output::create(path, true, &Arc::default())?;
+    out.write_all(content).map_err(|e| out.error(e))?;
+    out.finish()
+}
+
 const BUFFER: usize = 256 << 10;
 
 impl Write for Output {
@@ -116,5 +136,28 @@ impl Drop for Output {
         if let Some(unfinished) = &self.unfinished {
             let _ = std::fs::remove_file(unfinished);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_whole_or_as_it_was_and_a_pipe_stays_one() {
+        let folder = std::env::temp_dir().join(format!("g211s-whole-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let file = folder.join("a");
+        write_whole(&file, b"first").expect("writable");
+        write_whole(&file, b"second").expect("writable");
+        assert_eq!(std::fs::read(&file).expect("there"), b"second");
+        assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 1, "nothing beside it");
+        assert!(write_whole(&folder, b"x").is_err(), "a folder");
+        assert!(write_whole(&folder.join("none/a"), b"x").is_err());
+        assert!(write_whole(Path::new("-"), b"x").is_err());
+        let device = Path::new("/dev/null");
+        write_whole(device, b"x").expect("writable");
+        assert!(!device.metadata().expect("there").is_file());
+        std::fs::remove_dir_all(&folder).expect("ours");
     }
 }

@@ -17,6 +17,7 @@ use super::{INUSE_SPACE, followed, symbolised};
 use crate::agent::stand_back;
 use crate::allocs;
 use crate::cli::{AllocPlanArg, AllocsArgs, HeapDiffArgs, HeapTakeArgs};
+use crate::export::write_whole;
 use crate::go::globals::Global;
 use crate::go::offsets::Offsets;
 use crate::profile::{Mapping, Profile, flame, pprof};
@@ -217,19 +218,16 @@ fn mapping(target: &ResolvedTarget, bias: u64) -> Mapping {
 }
 
 fn write(args: &HeapTakeArgs, document: &Document, profile: &Profile) -> Result<()> {
-    let save = |file: &Path, bytes: &[u8]| {
-        std::fs::write(file, bytes).with_context(|| format!("writing {}", file.display()))
-    };
     if let Some(file) = &args.output {
-        save(file, &pprof::to_bytes(profile)?)?;
+        write_whole(file, &pprof::to_bytes(profile)?)?;
     }
     if let Some(file) = &args.folded {
-        save(file, flame::folded(profile, INUSE_SPACE).as_bytes())?;
+        write_whole(file, flame::folded(profile, INUSE_SPACE).as_bytes())?;
     }
     if let Some(file) = &args.svg {
         let (pid, comm) = (document.target.pid, &document.target.comm);
         let title = format!("heap in use of process {pid} ({comm}), {}", document.source.as_of);
-        save(file, flame::svg(profile, INUSE_SPACE, &title).as_bytes())?;
+        write_whole(file, flame::svg(profile, INUSE_SPACE, &title).as_bytes())?;
     }
     Ok(())
 }

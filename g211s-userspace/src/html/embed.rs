@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 
 use super::{data::Page, sha256::base64_of};
+use crate::report::format::markup;
 
 const FRAME: &str = include_str!("page/frame.html");
 const STYLE: &str = concat!(include_str!("page/style.css"), include_str!("page/parts.css"));
@@ -75,23 +76,6 @@ fn block(json: &str) -> String {
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Text as markup has it.
-fn markup(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\0' => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }

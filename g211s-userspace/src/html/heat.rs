@@ -3,13 +3,11 @@
 //! Waits with an event of their own lie where they belong. The others are known by the tick of a millisecond in which
 //! they ended (`record::Waits`), with their number and sum: they lie at the mean of theirs, and are counted apart.
 
-use std::collections::BTreeMap;
-
-use g211s_ebpf::event::{ThreadEvent, ThreadState};
+use g211s_ebpf::event::ThreadEvent;
 use g211s_ebpf::hist::{BUCKETS, Hist, bucket_range};
-use g211s_ebpf::series::{TICK_BITS, TICK_NS};
 use serde::Serialize;
 
+use crate::model::rests::Rests;
 use crate::record::{Hists, Waits};
 use crate::report::schema::StwReport;
 
@@ -17,9 +15,6 @@ use crate::report::schema::StwReport;
 const COLUMNS: usize = 240;
 /// Rows: below 1 µs, then four a decade up to 10 s, then longer.
 const ROWS: usize = 30;
-/// Ticks that are kept until they are settled: late events, and waits told later than they ended.
-const OPEN_TICKS: u64 = 8192;
-
 /// The row of a length.
 fn row(ns: u64) -> usize {
     if ns < 1000 {
@@ -63,15 +58,6 @@ pub(super) struct Heat {
     pub(super) means: u64,
 }
 
-/// What ended in a tick.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tick {
-    waits: u64,
-    waited_ns: u64,
-    told: u64,
-    told_ns: u64,
-}
-
 /// The picture as it fills.
 #[derive(Clone, Debug)]
 pub(super) struct Filling {
@@ -79,7 +65,7 @@ pub(super) struct Filling {
     column_ns: u64,
     waits: Cells,
     by_mean: Cells,
-    ticks: BTreeMap<u64, Tick>,
+    rests: Rests,
     by_ticks: bool,
     all: Vec<u64>,
 }
@@ -93,7 +79,7 @@ impl Filling {
             column_ns: to_ns.saturating_sub(from_ns).div_ceil(COLUMNS as u64).max(1),
             waits: empty.clone(),
             by_mean: empty,
-            ticks: BTreeMap::new(),
+            rests: Rests::default(),
             by_ticks: false,
             all: Vec::new(),
         }
@@ -105,47 +91,26 @@ impl Filling {
 
     /// Takes a thread's event: a wait for a CPU, if it ends one that is not voluntary.
     pub(super) fn thread(&mut self, e: &ThreadEvent) {
-        let waited = matches!(
-            ThreadState::from_u8(e.from),
-            Some(ThreadState::RunnableWoken | ThreadState::RunnablePreempted)
-        );
-        let ends = e.to == ThreadState::Running as u8 && e.since_ns != 0;
-        let Some(ns) = e.header.ts_ns.checked_sub(e.since_ns).filter(|_| waited && ends) else {
-            return;
-        };
+        let Some(ns) = self.rests.told(e) else { return };
         let column = self.column(e.header.ts_ns);
         self.waits[row(ns)][column] += 1;
-        let tick = self.tick(e.header.ts_ns >> TICK_BITS);
-        tick.told += 1;
-        tick.told_ns = tick.told_ns.saturating_add(ns);
+        self.settle(false);
     }
 
     /// Takes a stretch of ticks.
     pub(super) fn ticks(&mut self, waits: &Waits) {
         self.by_ticks = true;
-        for (n, t) in waits.iter() {
-            let tick = self.tick(n);
-            tick.waits += u64::from(t.waits);
-            tick.waited_ns += u64::from(t.waited_us) * 1000;
-        }
+        self.rests.take(waits);
+        self.settle(false);
     }
 
-    fn tick(&mut self, n: u64) -> &mut Tick {
-        while let Some((&first, _)) = self.ticks.first_key_value()
-            && n.saturating_sub(first) > OPEN_TICKS
-        {
-            self.settle();
-        }
-        self.ticks.entry(n).or_default()
-    }
-
-    /// Counts what the oldest tick held beside the waits that were told.
-    fn settle(&mut self) {
-        let Some((n, tick)) = self.ticks.pop_first() else { return };
-        let waits = tick.waits.saturating_sub(tick.told);
-        if let Some(mean) = tick.waited_ns.saturating_sub(tick.told_ns).checked_div(waits) {
-            let column = self.column(n.saturating_mul(TICK_NS));
-            self.by_mean[row(mean)][column] += waits;
+    /// Counts what ticks held beside the waits that were told.
+    fn settle(&mut self, last: bool) {
+        while let Some(rest) = self.rests.next(last) {
+            if let Some(mean) = rest.mean_ns {
+                let column = self.column(rest.at_ns);
+                self.by_mean[row(mean)][column] += rest.waits;
+            }
         }
     }
 
@@ -169,9 +134,7 @@ impl Filling {
 
     /// The picture, with the stops in it.
     pub(super) fn finish(mut self, stops: &[StwReport]) -> Heat {
-        while !self.ticks.is_empty() {
-            self.settle();
-        }
+        self.settle(true);
         let mut cells = vec![vec![0; COLUMNS]; ROWS];
         for s in stops {
             cells[row(s.total_ns)][self.column(s.start_ns)] += 1;
@@ -194,6 +157,8 @@ impl Filling {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use g211s_ebpf::series::TICK_NS;
 
     use super::*;
     use crate::model::ascii::Scene;

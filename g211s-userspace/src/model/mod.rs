@@ -8,6 +8,7 @@
 pub mod cpus;
 pub mod gc;
 pub mod reason;
+pub(crate) mod rests;
 pub mod stacks;
 pub mod stw;
 pub mod threads;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::flame::Node;
-use crate::report::format::{count, short};
+use crate::report::format::{count, markup, short};
 
 /// Of the whole drawing, pixels.
 const WIDTH: f64 = 1200.0;
@@ -57,14 +57,14 @@ pub(super) fn draw(nodes: &[Node], title: &str, unit: &str) -> String {
          <style>g.f {{ cursor: pointer }} g.f:hover rect {{ stroke: #000 }}</style>\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fffdf5\"/>\n\
          <text x=\"{EDGE}\" y=\"21\" font-size=\"15\">{}</text>",
-        escape(title)
+        markup(title)
     );
     for node in drawn {
         let (x, w) = (node.from as f64 / total, node.value as f64 / total);
         let y = HEAD + (deepest - node.depth) * HEIGHT;
         let room = ((w * inner - 6.0) / LETTER).max(0.0) as usize;
         let label = if room < 3 { String::new() } else { short(&node.name, room) };
-        let (name, left) = (escape(&node.name), EDGE as f64 + x * inner);
+        let (name, left) = (markup(&node.name), EDGE as f64 + x * inner);
         let _ = writeln!(
             out,
             "<g class=\"f\" data-n=\"{name}\" data-x=\"{x}\" data-w=\"{w}\" data-d=\"{depth}\">\
@@ -73,14 +73,14 @@ pub(super) fn draw(nodes: &[Node], title: &str, unit: &str) -> String {
              fill=\"{fill}\"/><text x=\"{tx:.2}\" y=\"{ty}\">{label}</text></g>",
             depth = node.depth,
             value = count(node.value.unsigned_abs()),
-            unit = escape(unit),
+            unit = markup(unit),
             share = w * 100.0,
             width = w * inner,
             h = HEIGHT - 1,
             fill = colour(&node.name),
             tx = left + 3.0,
             ty = y + 12,
-            label = escape(&label),
+            label = markup(&label),
         );
     }
     let _ = writeln!(
@@ -100,20 +100,4 @@ fn colour(name: &str) -> String {
     package.hash(&mut hasher);
     let hash = hasher.finish();
     format!("hsl({},{}%,{}%)", hash % 55, 70 + (hash >> 8) % 20, 68 + (hash >> 16) % 12)
-}
-
-/// Text as SVG has it.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
 }

@@ -85,6 +85,23 @@ pub fn clean(s: &str) -> String {
     s.chars().map(|c| if harmful(c) { '?' } else { c }).collect()
 }
 
+/// Text as HTML, XML and SVG have it, in attributes too.
+pub fn markup(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\0' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// A NUL-padded comm, harmless on a terminal.
 pub fn comm(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());

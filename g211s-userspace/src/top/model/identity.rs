@@ -38,7 +38,8 @@ impl Identity {
 /// one with whatever else he starts.
 fn is_somebodys(cgroup: &str) -> bool {
     let last = cgroup.rsplit('/').next().unwrap_or_default();
-    !last.is_empty() && !(last.starts_with("session-") && last.ends_with(".scope"))
+    let session = last.strip_prefix("session-").and_then(|l| l.strip_suffix(".scope")).is_some();
+    !(last.is_empty() || session)
 }
 
 /// The cgroup above, if it says anything: the root has everything in it.

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use g211s_ebpf::event::{THREAD_STATES, ThreadEvent, ThreadState};
 use g211s_ebpf::hist::Hist;
-use g211s_ebpf::series::{TICK_BITS, TICK_NS};
 
 use super::{
     history::{CLASSES, Class, Figures, History, PSecond, PState, Second, ThreadSecond},
     identity::Identity,
     rows::{Beyond, beyond, count},
 };
+use crate::model::rests::Rests;
 use crate::record::{
     Hists, Interval, LatenessSource, RuntimeSample, Target, ThreadInfo, ThreadTotals, Unavailable,
     Waits,
@@ -24,9 +24,6 @@ const MAX_THREADS: usize = 256;
 const MAX_NAMES: usize = 16_384;
 /// Ps that are kept of each second.
 const MAX_PS: usize = 1024;
-/// Ticks that are kept until they are settled: late events, and waits told later than they ended.
-const OPEN_TICKS: u64 = 8192;
-
 /// Waits for a CPU, other than voluntary ones.
 const WAITS: [Hist; 6] = [
     Hist::WokenOutside,
@@ -60,15 +57,6 @@ pub(crate) enum Watch {
         /// Why.
         why: String,
     },
-}
-
-/// What ended in a tick.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tick {
-    waits: u64,
-    waited_ns: u64,
-    told: u64,
-    told_ns: u64,
 }
 
 /// A service.
@@ -107,7 +95,7 @@ pub(crate) struct Service {
     late: Hist,
     sums: HashMap<u32, [u64; THREAD_STATES]>,
     summed_ns: u64,
-    ticks: BTreeMap<u64, Tick>,
+    rests: Rests,
     by_ticks: bool,
 }
 
@@ -144,7 +132,7 @@ impl Service {
             },
             sums: HashMap::new(),
             summed_ns: since_ns,
-            ticks: BTreeMap::new(),
+            rests: Rests::default(),
             by_ticks: false,
         };
         this.is_now(target, since_ns);
@@ -176,7 +164,7 @@ impl Service {
         (self.interval, self.hists) = (None, None);
         self.sums.clear();
         (self.since_ns, self.summed_ns) = (since_ns, since_ns);
-        self.ticks.clear();
+        self.rests.clear();
     }
 
     /// Its process is gone.
@@ -341,59 +329,36 @@ impl Service {
     /// Takes a thread's event: a wait for a CPU, if it ends one that is not voluntary. For recordings, which have
     /// no histograms of single seconds.
     pub(crate) fn thread_event(&mut self, e: &ThreadEvent) {
-        let waited = matches!(
-            ThreadState::from_u8(e.from),
-            Some(ThreadState::RunnableWoken | ThreadState::RunnablePreempted)
-        );
-        let ends = e.to == ThreadState::Running as u8 && e.since_ns != 0;
-        let Some(ns) = e.header.ts_ns.checked_sub(e.since_ns).filter(|_| waited && ends) else {
-            return;
-        };
+        let Some(ns) = self.rests.told(e) else { return };
         if let Some(s) = self.second(e.header.ts_ns) {
             count(&mut s.rows, ns, 1);
             s.longest_wait_ns = s.longest_wait_ns.max(ns);
         }
-        let tick = self.tick(e.header.ts_ns >> TICK_BITS);
-        tick.told += 1;
-        tick.told_ns = tick.told_ns.saturating_add(ns);
+        self.settle(false);
     }
 
     /// Takes waits by time, likewise.
     pub(crate) fn waits(&mut self, waits: &Waits) {
         self.by_ticks = true;
-        for (n, t) in waits.iter() {
-            let tick = self.tick(n);
-            tick.waits += u64::from(t.waits);
-            tick.waited_ns += u64::from(t.waited_us) * 1000;
-        }
+        self.rests.take(waits);
+        self.settle(false);
     }
 
-    fn tick(&mut self, n: u64) -> &mut Tick {
-        while let Some((&first, _)) = self.ticks.first_key_value()
-            && n.saturating_sub(first) > OPEN_TICKS
-        {
-            self.settle_tick();
-        }
-        self.ticks.entry(n).or_default()
-    }
-
-    /// Counts what the oldest tick held beside the waits that have events, at their mean.
-    fn settle_tick(&mut self) {
-        let Some((n, tick)) = self.ticks.pop_first() else { return };
+    /// Counts what ticks held beside the waits that have events, at their mean.
+    fn settle(&mut self, last: bool) {
         let by_ticks = self.by_ticks;
-        let Some(s) = self.second(n.saturating_mul(TICK_NS)).filter(|_| by_ticks) else { return };
-        s.has_rows = true;
-        let waits = tick.waits.saturating_sub(tick.told);
-        if let Some(mean) = tick.waited_ns.saturating_sub(tick.told_ns).checked_div(waits) {
-            count(&mut s.rows, mean, waits);
+        while let Some(rest) = self.rests.next(last) {
+            let Some(s) = self.second(rest.at_ns).filter(|_| by_ticks) else { continue };
+            s.has_rows = true;
+            if let Some(mean) = rest.mean_ns {
+                count(&mut s.rows, mean, rest.waits);
+            }
         }
     }
 
     /// The recording is over.
     pub(crate) fn end(&mut self) {
-        while !self.ticks.is_empty() {
-            self.settle_tick();
-        }
+        self.settle(true);
         if self.by_ticks {
             let (first, end) = (self.history.first(), self.history.end());
             for n in first..end {
