@@ -1,6 +1,7 @@
 //! Files that are whole or not there: written beside their place under another name, and renamed at the end. Must not
 //! know what is in them.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
@@ -57,11 +58,8 @@ impl Output {
             let sink = Sink::File(BufWriter::with_capacity(BUFFER, file));
             return Ok(Self { path: path.to_owned(), unfinished: None, sink, written });
         }
-        let mut other = name.to_os_string();
-        other.push(format!(".{}.unfinished", std::process::id()));
-        let unfinished = path.with_file_name(other);
-        let file = File::create(&unfinished)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let (file, unfinished) =
+            beside(path, name).with_context(|| format!("cannot write {}", path.display()))?;
         let sink = Sink::File(BufWriter::with_capacity(BUFFER, file));
         Ok(Self { path: path.to_owned(), unfinished: Some(unfinished), sink, written })
     }
@@ -111,6 +109,22 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     out.finish()
 }
 
+/// A new file beside `path`. It must be new: in a folder that others may write to, what is there already may be a link to
+/// somewhere else.
+fn beside(path: &Path, name: &OsStr) -> io::Result<(File, PathBuf)> {
+    const TRIES: u32 = 16;
+    let mut n = 0;
+    loop {
+        let mut other = name.to_os_string();
+        other.push(format!(".{}-{n}.unfinished", std::process::id()));
+        let unfinished = path.with_file_name(other);
+        match File::create_new(&unfinished) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && n < TRIES => n += 1,
+            file => return Ok((file?, unfinished)),
+        }
+    }
+}
+
 const BUFFER: usize = 256 << 10;
 
 impl Write for Output {
@@ -152,6 +166,12 @@ mod tests {
         write_whole(&file, b"second").expect("writable");
         assert_eq!(std::fs::read(&file).expect("there"), b"second");
         assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 1, "nothing beside it");
+        let other = folder.join("other");
+        let unfinished = format!("a.{}-0.unfinished", std::process::id());
+        std::os::unix::fs::symlink(&other, folder.join(unfinished)).expect("a link");
+        write_whole(&file, b"third").expect("writable");
+        assert!(!other.exists(), "a link that somebody laid is not followed");
+        assert_eq!(std::fs::read(&file).expect("there"), b"third");
         assert!(write_whole(&folder, b"x").is_err(), "a folder");
         assert!(write_whole(&folder.join("none/a"), b"x").is_err());
         assert!(write_whole(Path::new("-"), b"x").is_err());

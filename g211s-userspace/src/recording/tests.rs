@@ -327,6 +327,16 @@ fn lengths_are_checked_before_they_are_used() {
 }
 
 #[test]
+fn a_recording_is_its_owners() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let temp = Temp::new("mode");
+    let mut writer = Writer::create(&temp.0).unwrap();
+    writer.write(&notice("x")).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(fs::metadata(&temp.0).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
 fn a_run_that_never_begins_changes_nothing() {
     let temp = Temp::new("idle");
     drop(Writer::create(&temp.0).unwrap());

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::columns::{self, Encoder};
@@ -126,7 +127,10 @@ impl Writer {
         let path = path.as_ref().to_owned();
         let create_error = |source| RecordingError::Create { path: path.clone(), source };
         let blocks = Blocks::new().map_err(create_error)?;
-        let (file, new) = match OpenOptions::new().write(true).create_new(true).open(&path) {
+        // As perf does: command lines of who had the CPU are in it, and what was recorded as root is not everybody's.
+        let mut new = OpenOptions::new();
+        new.write(true).create_new(true).mode(0o600);
+        let (file, new) = match new.open(&path) {
             Ok(file) => (file, true),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 let file = OpenOptions::new().write(true).open(&path).map_err(create_error)?;
