@@ -150,7 +150,7 @@ pub struct WatchArgs {
     #[arg(long = "probe", value_name = "PROBE", value_parser = extra_probe)]
     pub probes: Vec<ExtraProbe>,
     /// Most of a process's CPU time that the probes in its hot code (the allocator's slow path, mark assists) may take
-    /// together; those that would take more look in at times
+    /// together, of at least half a CPU's; those that would take more look in at times
     #[arg(long, value_name = "SHARE", default_value = "0.5%", value_parser = share)]
     pub budget: f64,
     /// Size of the event ring buffer (a power of two: 64K, 8M)
@@ -194,7 +194,7 @@ pub struct TopArgs {
     /// Tell run-queue waits and late network wakes of at least this one by one
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = duration, conflicts_with = "from")]
     pub threshold: Duration,
-    /// Most of a process's CPU time that the probes in its hot code (mark assists) may take
+    /// Most of a process's CPU time that the probes in its hot code (mark assists) may take, of at least half a CPU's
     #[arg(long, value_name = "SHARE", default_value = "0.5%", value_parser = share, conflicts_with = "from")]
     pub budget: f64,
     /// Size of the event ring buffer (a power of two: 64K, 8M)
@@ -326,7 +326,7 @@ pub struct AllocsArgs {
     /// How long to look [default: 30s; with --exact: 1s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// Most of the process's CPU time that the probes may take
+    /// Most of the process's CPU time that the probes may take; of at least half a CPU's, however little it does
     #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
     pub budget: f64,
     /// The densest plan to use: `refill` samples one object in some 8 KB, `next-free` one in up to 64
@@ -418,7 +418,8 @@ pub struct HeapTakeArgs {
     /// With --follow: how long [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "follow")]
     pub duration: Option<Duration>,
-    /// With --follow: most of the process's CPU time that the probes may take
+    /// With --follow: most of the process's CPU time that the probes may take; of at least half a CPU's, however little
+    /// it does
     #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
     pub budget: f64,
     /// Write the profile to this file as well, for `go tool pprof`
@@ -467,7 +468,7 @@ pub struct LeaksArgs {
     /// How long to look
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub duration: Duration,
-    /// Most of the process's CPU time that the probes may take
+    /// Most of the process's CPU time that the probes may take; of at least half a CPU's, however little it does
     #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
     pub budget: f64,
     /// Follow no objects: attach nothing, read the runtime's own memory profile and goroutines alone
@@ -703,116 +704,4 @@ fn ring_bytes(s: &str) -> Result<u32, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_heap_is_taken_or_compared() {
-        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
-        let Command::Heap(take) = parse("g211s heap --pid 7 --top 3").unwrap().command else {
-            panic!()
-        };
-        assert!(take.command.is_none() && take.take.is_some_and(|t| t.pid == 7 && t.top == 3));
-        let Command::Heap(diff) = parse("g211s heap diff a b --json").unwrap().command else {
-            panic!()
-        };
-        assert!(
-            matches!(diff.command, Some(HeapCommand::Diff(d)) if d.json) && diff.take.is_none()
-        );
-        for bad in
-            ["g211s heap", "g211s heap --json", "g211s heap diff a", "g211s heap --pid 7 diff a b"]
-        {
-            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
-        }
-    }
-
-    #[test]
-    fn top_is_live_or_of_a_file() {
-        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
-        let Command::Top(args) = parse("g211s top").unwrap().command else { panic!() };
-        assert!(args.pids.is_empty() && args.from.is_none() && !args.ascii);
-        let Command::Top(args) = parse("g211s top --pid 1 --pid 2").unwrap().command else {
-            panic!()
-        };
-        assert_eq!(args.pids, [1, 2]);
-        assert!(parse("g211s top --from f --ascii").is_ok());
-        for bad in ["g211s top --pid 1 --from f", "g211s top --from f --threshold 1ms"] {
-            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
-        }
-    }
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("1.5ms"), Ok(Duration::from_micros(1500)));
-        assert_eq!(duration("250us"), Ok(Duration::from_micros(250)));
-        for bad in ["30", "", "s", "-1s", "1e3s", "0s", "5000000h", "1..2s", "1 s"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn rings_are_powers_of_two() {
-        assert_eq!(ring_bytes("8M"), Ok(8 << 20));
-        assert_eq!(ring_bytes("4096"), Ok(4096));
-        for bad in ["", "K", "5000", "2K", "2048M", "99999999999999999999M", "-4K"] {
-            assert!(ring_bytes(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn shares_have_a_range() {
-        assert_eq!(share("1%"), Ok(0.01));
-        assert_eq!(share("0.05"), Ok(0.05));
-        for bad in ["", "%", "0", "101%", "-1%", "NaN", "inf%", "1%%"] {
-            assert!(share(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn growth_has_a_time() {
-        assert_eq!(growth("64KiB/min"), Ok(65536.0));
-        assert_eq!(growth("6MB/h"), Ok(100_000.0));
-        assert_eq!((growth("10/s"), growth("1.5M/m")), (Ok(600.0), Ok(1_572_864.0)));
-        for bad in ["", "1MiB", "1MiB/", "/min", "-1B/min", "1TB/min", "1MiB/year", "..B/s"] {
-            assert!(growth(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn leaks_are_looked_for_live_or_in_a_file() {
-        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
-        let Command::Leaks(args) = parse("g211s leaks --pid 7 --fail-on heap").unwrap().command
-        else {
-            panic!()
-        };
-        assert_eq!(
-            (args.pid, args.fail_on, args.duration),
-            (Some(7), FailOn::Heap, Duration::from_mins(5))
-        );
-        for bad in [
-            "g211s leaks",
-            "g211s leaks --pid 7 --from f",
-            "g211s leaks --pid 7 --fail-on all",
-            "g211s leaks --from f --record g",
-            "g211s leaks --pid 7 --min-growth 5",
-            "g211s leaks --pid 7 --min-goroutines -1",
-        ] {
-            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
-        }
-    }
-
-    #[test]
-    fn probes_are_named() {
-        assert_eq!(extra_probe("mallocgc"), Ok(ExtraProbe::MallocGc));
-        assert_eq!(extra_probe("custom:main.f"), Ok(ExtraProbe::Custom("main.f".into())));
-        assert!(extra_probe("custom:").is_err() && extra_probe("casgstatus").is_err());
-    }
-}
+mod tests;

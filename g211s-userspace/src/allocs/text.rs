@@ -225,6 +225,11 @@ fn place(s: &SiteInfo) -> String {
     }
 }
 
+/// What a budget allows. `least_cpus`: as so much of a CPU a process counts at least.
+pub(crate) fn budget_in_words(budget: f64, least_cpus: f64) -> String {
+    format!("budget {}, and {} of a CPU in any case", share(budget), share(budget * least_cpus))
+}
+
 fn foot(out: &mut String, d: &Document) {
     let c = &d.cost;
     out.push('\n');
@@ -246,12 +251,7 @@ fn foot(out: &mut String, d: &Document) {
         );
     }
     let _ = match c.budget {
-        Some(budget) => writeln!(
-            out,
-            " (budget {}, and {} of a CPU in any case)",
-            share(budget),
-            share(budget * c.budget_least_cpus)
-        ),
+        Some(budget) => writeln!(out, " ({})", budget_in_words(budget, c.budget_least_cpus)),
         None => writeln!(out),
     };
     let plans = &d.run.plans;

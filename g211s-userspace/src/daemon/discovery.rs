@@ -8,7 +8,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::select::{Facts, Selection};
-use crate::elf::ElfFile;
 use crate::elf::buildinfo::BuildInfo;
 use crate::go::{Binary, BinaryError};
 use crate::target::container::container;
@@ -271,15 +270,10 @@ impl Discovery {
 }
 
 fn read(file: File) -> Program {
-    // Whoever links a Go program writes this section; without section headers it must be searched for.
-    let Ok(elf) = ElfFile::open(file) else { return Program::Other };
-    if !elf.sections.is_empty() && elf.section(".go.buildinfo").is_none() {
-        return Program::Other;
-    }
-    let Ok(build) = BuildInfo::read(&elf) else { return Program::Other };
+    let Some(build) = BuildInfo::of_program(file) else { return Program::Other };
     Program::Go(Arc::new(GoProgram {
-        go_version: build.go_version.clone(),
-        module: build.module.clone().unwrap_or_default(),
-        package: build.path.clone().unwrap_or_default(),
+        go_version: build.go_version,
+        module: build.module.unwrap_or_default(),
+        package: build.path.unwrap_or_default(),
     }))
 }

@@ -4,6 +4,8 @@
 //! Format: Go `src/debug/buildinfo/buildinfo.go`, `readRawBuildInfo` (1.27.3): a 32-byte header
 //! aligned to 16, then (flag bit 1, Go 1.18+) two strings with varint lengths.
 
+use std::fs::File;
+
 use super::{ElfError, ElfFile};
 
 const MAGIC: &[u8; 14] = b"\xff Go buildinf:";
@@ -46,6 +48,17 @@ impl BuildInfo {
             found.is_some()
         })?;
         found.ok_or(ElfError::Missing("Go build information"))
+    }
+
+    /// That of a program's executable; `None`: it is no Go program, or none that says so. Looks no further than it must,
+    /// since it is asked of every process.
+    pub fn of_program(file: File) -> Option<Self> {
+        // Whoever links a Go program writes this section; without section headers it must be searched for.
+        let elf = ElfFile::open(file).ok()?;
+        if !elf.sections.is_empty() && elf.section(".go.buildinfo").is_none() {
+            return None;
+        }
+        Self::read(&elf).ok()
     }
 
     fn read_at(elf: &ElfFile, va: u64) -> Result<Self, ElfError> {

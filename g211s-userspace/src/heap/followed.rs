@@ -21,6 +21,7 @@ use super::schema::{
     TypeInfo,
 };
 use super::{ALLOC_OBJECTS, ALLOC_SPACE, INUSE_OBJECTS, INUSE_SPACE, SAMPLE_TYPES};
+use crate::account::LEAST_CPU;
 use crate::allocs::model;
 use crate::analysis::allocations::{Allocations, Estimate as Share};
 use crate::profile::table::{By, rows};
@@ -307,6 +308,8 @@ impl Model {
                 })
                 .collect(),
             lost: end.and_then(|e| e.lost.get("alloc").copied()).unwrap_or(0),
+            budget: a.run().budget,
+            budget_least_cpus: LEAST_CPU,
             cost_share: if observed.cpu_ns == 0 { 0.0 } else { spent / observed.cpu_ns as f64 },
             ended: end.map(|e| e.reason.clone()),
         }

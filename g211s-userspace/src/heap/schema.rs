@@ -105,6 +105,12 @@ pub struct FollowedInfo {
     pub lost: u64,
     /// What the probes cost the target, as a part of its CPU time.
     pub cost_share: f64,
+    /// What they might: a part of its CPU time, …
+    #[serde(default)]
+    pub budget: f64,
+    /// … of at least so many CPUs.
+    #[serde(default)]
+    pub budget_least_cpus: f64,
     /// How the run ended.
     pub ended: Option<String>,
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::estimate::Estimate;
 use super::schema::{Document, FollowedInfo, SiteInfo};
+use crate::allocs::text::budget_in_words;
 use crate::profile::table::{Look, print};
 use crate::report::format::{bytes, clean, count, plural};
 
@@ -64,6 +65,12 @@ fn head_of_followed(out: &mut String, document: &Document, followed: &FollowedIn
         count(followed.samples_followed),
         plural(followed.samples, "sampled object", "sampled objects"),
         document.source.as_of
+    );
+    let _ = writeln!(
+        out,
+        "cost: the probes took {:.2}% of the process's CPU time ({})",
+        followed.cost_share * 100.0,
+        budget_in_words(followed.budget, followed.budget_least_cpus)
     );
     if followed.gc_cycles_missed > 0 || followed.doubtful_bytes > 0 {
         let _ = writeln!(

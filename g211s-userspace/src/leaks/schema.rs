@@ -10,6 +10,7 @@ use super::limits::Limits;
 use super::place::Place;
 use super::seen::Seen;
 use super::sentence;
+use crate::account::LEAST_CPU;
 use crate::analysis::trend::{Because, Verdict};
 use crate::report::format::{clean, plural};
 
@@ -243,6 +244,12 @@ pub struct FollowedSource {
     pub observed_share: f64,
     /// What they cost the target, as a part of its CPU time.
     pub cost_share: f64,
+    /// What they might: a part of its CPU time, …
+    #[serde(default)]
+    pub budget: f64,
+    /// … of at least so many CPUs.
+    #[serde(default)]
+    pub budget_least_cpus: f64,
     /// Events of the kernel side that were lost.
     pub lost: u64,
 }
@@ -295,6 +302,8 @@ pub fn document(seen: &Seen, findings: &Findings, limits: &Limits) -> Document {
                 gc_cycles_missed: seen.survivors.cycles_missed,
                 observed_share: seen.survivors.observed_share(),
                 cost_share: seen.survivors.cost_share(seen.run.allocations.run().cost_ns),
+                budget: seen.run.allocations.run().budget,
+                budget_least_cpus: LEAST_CPU,
                 lost: end.and_then(|e| e.lost.get("alloc").copied()).unwrap_or(0),
             },
             no_goroutines: sources.goroutines.as_deref().map(clean),

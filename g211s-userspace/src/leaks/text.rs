@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::judge::{Findings, GoroutineVerdict, Judgement, SiteVerdict};
 use super::schema::{Document, HeapInfo};
 use super::sentence;
+use crate::allocs::text::budget_in_words;
 use crate::report::format::{bytes, count, duration, plural};
 
 /// The text. Of sites that do not leak the `top` ones.
@@ -179,10 +180,11 @@ fn sources(out: &mut String, document: &Document) {
         };
         let _ = writeln!(
             out,
-            "source: {} followed, probes attached {:.0}% of the time for {:.2}% of its CPU time{missed}{lost}",
+            "source: {} followed, probes attached {:.0}% of the time for {:.2}% of its CPU time ({}){missed}{lost}",
             plural(followed.objects, "sampled object", "sampled objects"),
             followed.observed_share * 100.0,
-            followed.cost_share * 100.0
+            followed.cost_share * 100.0,
+            budget_in_words(followed.budget, followed.budget_least_cpus)
         );
     }
     for line in &document.unavailable {

@@ -11,7 +11,6 @@ use serde::Serialize;
 use crate::census::gs::Layout;
 use crate::census::pace::Pace;
 use crate::census::read::{self, ListAt, ReadStats, Tally};
-use crate::elf::ElfFile;
 use crate::elf::buildinfo::BuildInfo;
 use crate::go::globals::{Global, Globals};
 use crate::go::offsets::Offsets;
@@ -226,12 +225,7 @@ fn program_of<'p>(
 }
 
 fn program(file: File) -> io::Result<Program> {
-    // Whoever links a Go program writes this section; without section headers it must be searched for.
-    let Ok(elf) = ElfFile::open(file.try_clone()?) else { return Ok(Program::Other) };
-    if !elf.sections.is_empty() && elf.section(".go.buildinfo").is_none() {
-        return Ok(Program::Other);
-    }
-    let Ok(build) = BuildInfo::read(&elf) else { return Ok(Program::Other) };
+    let Some(build) = BuildInfo::of_program(file.try_clone()?) else { return Ok(Program::Other) };
     let known = Binary::load(file).map(Known::of).map_err(|e: BinaryError| e.to_string());
     Ok(Program::Go(Box::new(GoProgram { build, known })))
 }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::model::identity::Identity;
-use crate::elf::ElfFile;
 use crate::elf::buildinfo::BuildInfo;
 use crate::target::procfs::Procfs;
 
@@ -128,33 +127,14 @@ impl Follow {
         if !self.lost.iter().any(may) {
             return None;
         }
-        let identity = match program(procfs, key.0)? {
-            Program::Other => None,
-            Program::Go(module) => Some(Identity { exe: exe.clone(), cgroup, module }),
-        };
+        let build = BuildInfo::of_program(procfs.open_exe(key.0).ok()?);
+        let identity = build.map(|b| Identity { exe: exe.clone(), cgroup, module: b.module });
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }
         self.known.insert(key, (exe, identity.clone()));
         identity
     }
-}
-
-/// What a program is.
-enum Program {
-    Other,
-    /// Go, with its main module where that is built in.
-    Go(Option<String>),
-}
-
-/// A process's program; `None`: it cannot be read now.
-fn program(procfs: &Procfs, pid: u32) -> Option<Program> {
-    let file = procfs.open_exe(pid).ok()?;
-    let Ok(elf) = ElfFile::open(file) else { return Some(Program::Other) };
-    if !elf.sections.is_empty() && elf.section(".go.buildinfo").is_none() {
-        return Some(Program::Other);
-    }
-    Some(BuildInfo::read(&elf).map_or(Program::Other, |build| Program::Go(build.module)))
 }
 
 #[cfg(test)]

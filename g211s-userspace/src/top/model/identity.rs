@@ -15,7 +15,7 @@ impl Identity {
     /// How well `new` fits as the successor of this process: `None` if it is another service; larger is better.
     ///
     /// In the same cgroup (a systemd unit, a container that is started again) the same path or the same module will
-    /// do: a deployment may move the executable. In another one (a new container of the same pod or engine, whose
+    /// do: a deployment may move the executable. In one that says nothing of whose it is, only the path will. In another one (a new container of the same pod or engine, whose
     /// cgroup lies beside the old one) both must be the same, since `/app` is a path that many images have.
     pub(crate) fn succeeds(&self, new: &Self) -> Option<u32> {
         let path = self.exe == new.exe;
